@@ -47,8 +47,8 @@ mod text;
 
 pub use frame::{Assembler, Frame, HEADER_LEN, Header};
 pub use message::{
-    Action, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Hello, PowerOff, ProcessId, Request, Resize,
-    Run, SeedRandom, SetClock, Signal, Started, Stdio, Welcome, WindowSize,
+    Action, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Hello, PowerOff, ProcessId, Request,
+    Resize, Run, SeedRandom, SetClock, Signal, Started, Stdio, Welcome, WindowSize,
 };
 pub use program::{Operation, Operations, ProgramWriter};
 pub use text::{IdList, StrList, WireStr};

@@ -99,6 +99,16 @@ pub enum Operation<'a> {
         /// `NAME=value`.
         environment: StrList<'a>,
     },
+    /// Mounts a folder of the guest's own a second time: `open_tree(2)` with `OPEN_TREE_CLONE`, `move_mount(2)`.
+    BindMount {
+        /// The guest's own path; not below the root.
+        #[serde(borrow)]
+        source: WireStr<'a>,
+        /// An existing folder, below the root.
+        target: WireStr<'a>,
+        /// Takes along what is mounted inside of it.
+        recursive: bool,
+    },
 }
 
 /// The operations of a program that arrived, decoded one at a time.

@@ -34,7 +34,9 @@ impl Serialize for WireStr<'_> {
 impl<'de: 'a, 'a> Deserialize<'de> for WireStr<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = <&'a [u8]>::deserialize(deserializer)?;
-        CStr::from_bytes_with_nul(bytes).map(Self).map_err(|_| D::Error::custom("not one NUL-terminated string"))
+        CStr::from_bytes_with_nul(bytes)
+            .map(Self)
+            .map_err(|_| D::Error::custom("not one NUL-terminated string"))
     }
 }
 

@@ -1,0 +1,175 @@
+//! The real machine: what the guest's PID 1 does before and after it serves the host.
+
+use mote_protocol::{Action, CONTROL_PORT, limits::SEED_LEN};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{CWD, FileType, Mode, OFlags},
+    io::{Errno, Result},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
+    process::Pid,
+    system::RebootCommand,
+    time::{ClockId, Timespec},
+};
+
+use crate::{Agent, Machine, Stop, agent::say_hello, sys};
+
+/// Serves the host. The first thing that runs in the guest after the kernel, at `entered_ns` of `CLOCK_MONOTONIC`.
+pub fn run(entered_ns: u64, requests: &mut [u8]) -> ! {
+    match start(entered_ns, requests) {
+        Ok(agent) => match agent.run() {
+            Stop::Asked(Action::PowerOff) => end(RebootCommand::PowerOff),
+            Stop::Asked(Action::Reboot) => end(RebootCommand::Restart),
+            Stop::HostGone => die("the host is gone", 0),
+        },
+        Err((errno, step)) => die(step, errno.raw_os_error().unsigned_abs()),
+    }
+}
+
+fn start(
+    entered_ns: u64,
+    requests: &mut [u8],
+) -> core::result::Result<Agent<'_, Guest>, (Errno, &'static str)> {
+    let control = sys::net::connect(CONTROL_PORT).map_err(|errno| (errno, "connect"))?;
+    // The kernel starts PID 1 without descriptors if there is no console: 0 to 2 are filled below.
+    let control = rustix::io::fcntl_dupfd_cloexec(&control, 3).map_err(|errno| (errno, "dup"))?;
+    say_hello(control.as_fd(), entered_ns).map_err(|errno| (errno, "hello"))?;
+    mount_devices().map_err(|errno| (errno, "mount /dev"))?;
+    fill_standard_streams().map_err(|errno| (errno, "open /dev/null"))?;
+    Agent::new(control, requests, Guest { terminals: None }).map_err(|errno| (errno, "epoll"))
+}
+
+fn mount_devices() -> Result<()> {
+    match rustix::fs::mkdir(c"/dev", Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    match rustix::mount::mount(c"devtmpfs", c"/dev", c"devtmpfs", MountFlags::NOSUID, None) {
+        // It is mounted there already.
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes descriptors 0 to 2 `/dev/null`, so that nothing else ever gets these numbers.
+fn fill_standard_streams() -> Result<()> {
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let null = rustix::io::fcntl_dupfd_cloexec(null, 3)?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)
+}
+
+/// The machine that the agent is PID 1 of.
+struct Guest {
+    /// The root of a `devpts` that has no place in any mount namespace.
+    terminals: Option<OwnedFd>,
+}
+
+impl Guest {
+    /// The agent's terminals: made with the first of them.
+    fn terminals(&mut self) -> Result<&OwnedFd> {
+        if self.terminals.is_none() {
+            let context = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            rustix::mount::fsconfig_create(&context)?;
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+            self.terminals = Some(root);
+        }
+        self.terminals.as_ref().ok_or(Errno::NODEV)
+    }
+}
+
+impl Machine for Guest {
+    fn connect(&mut self, port: u32) -> Result<OwnedFd> {
+        sys::net::start_connect(port)
+    }
+
+    fn open_terminal(&mut self) -> Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        rustix::fs::openat(self.terminals()?, c"ptmx", flags, Mode::empty())
+    }
+
+    fn set_clock(&mut self, realtime_ns: u64) -> Result<()> {
+        const SECOND: u64 = 1_000_000_000;
+        let seconds = i64::try_from(realtime_ns / SECOND).map_err(|_| Errno::INVAL)?;
+        let rest = i64::try_from(realtime_ns % SECOND).map_err(|_| Errno::INVAL)?;
+        rustix::time::clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: rest })
+    }
+
+    fn seed_random(&mut self, seed: &[u8; SEED_LEN]) -> Result<()> {
+        let urandom = rustix::fs::open(c"/dev/urandom", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        sys::system::seed_random(urandom.as_fd(), seed)
+    }
+
+    fn kill_all(&mut self, _: &mut dyn Iterator<Item = Pid>) {
+        // That there was nobody to kill is no error.
+        let _ = sys::signal::kill_all();
+    }
+}
+
+/// Writes a line to the kernel's log, at the level that reaches every console, and ends the machine; a child of the
+/// agent ends only itself.
+///
+/// The machine is reset, not switched off: without firmware to switch it off, the kernel would halt and the hypervisor
+/// would never learn of it.
+pub fn die(what: &str, number: u32) -> ! {
+    if sys::process::in_child() {
+        sys::process::exit(i32::from(u8::MAX));
+    }
+    say(what, number);
+    end(RebootCommand::Restart)
+}
+
+fn say(what: &str, number: u32) {
+    let mut line: heapless::Vec<u8, 200> = heapless::Vec::new();
+    let mut digits = [0_u8; 10];
+    let digits = decimal(number, &mut digits);
+    for part in [b"<0>mote-agent: ", what.as_bytes(), b": ", digits, b"\n"] {
+        // Cut if it is longer than a line.
+        let room = line.capacity() - line.len();
+        let _ = line.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+    // A node of its own: this may be said before there is a /dev, or because there is none.
+    let node = c"/kmsg";
+    let device = rustix::fs::makedev(1, 11);
+    let made = rustix::fs::mknodat(CWD, node, FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, device);
+    if matches!(made, Ok(()) | Err(Errno::EXIST))
+        && let Ok(log) = rustix::fs::open(node, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        // There is nobody left to tell if this fails.
+        let _ = rustix::io::write(log, &line);
+    }
+}
+
+/// A number's decimal digits.
+fn decimal(number: u32, room: &mut [u8; 10]) -> &[u8] {
+    let mut rest = number;
+    let mut start = room.len();
+    for (index, digit) in room.iter_mut().enumerate().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        start = index;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    room.get(start..).unwrap_or_default()
+}
+
+fn end(how: RebootCommand) -> ! {
+    let _ = rustix::system::reboot(how);
+    // The call only returns if this is not a machine of the agent's own.
+    sys::process::exit(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decimal;
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 19, 4095, u32::MAX] {
+            assert_eq!(decimal(number, &mut [0; 10]), number.to_string().as_bytes());
+        }
+    }
+}

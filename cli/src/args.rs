@@ -1,0 +1,220 @@
+//! The command line: every verb and flag, with the words that `--help`, the manual and the completions show.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
+use mote_runtime::HypervisorChoice;
+
+use crate::memory::MemorySize;
+
+/// Runs commands, each in a virtual machine of its own.
+///
+/// Every command gets its own kernel, on a tiny virtual machine that starts in milliseconds. What it does to its files is
+/// forgotten when it ends.
+#[derive(Debug, Parser)]
+#[command(name = "mote", version, propagate_version = false, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Where messages go.
+#[derive(Debug, Args)]
+pub(crate) struct LogOptions {
+    /// Append log messages to FILE instead of standard error.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+    /// How log messages look.
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Log more, and show the causes of errors.
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// key=value
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new virtual machine.
+    #[command(after_long_help = RUN_HELP)]
+    Run(Box<RunOptions>),
+    /// Say what this host can do, and what to do about what is missing.
+    Check,
+    /// Print the version.
+    Version,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all of them to a folder.
+    Man {
+        /// Write one page for each command here.
+        directory: Option<PathBuf>,
+    },
+    /// The process that a sandbox runs in.
+    #[command(hide = true)]
+    Sandbox,
+}
+
+const RUN_HELP: &str = "\
+Exit status:
+  the command's own, or 128+N if signal N ended it;
+  125  Mote itself failed
+  126  the command is not executable
+  127  the command was not found
+
+Examples:
+  mote run -- uname -a
+  echo hello | mote run -- tr a-z A-Z
+  mote run -t -- sh
+  mote run --rootfs ./debian --memory 512m --cpus 2 -- /bin/bash -c 'nproc; free -m'";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The root file system: a folder, packed once and remembered by its content, or an EROFS image.
+    ///
+    /// The source is never changed. Default: a small one with busybox.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// Make the root file system read-only; otherwise changes go to memory and are forgotten.
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Give the command a terminal: yours, in raw mode.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set an environment variable; NAME alone takes the value from here.
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+    /// The folder in which the command starts.
+    #[arg(short, long, value_name = "FOLDER", default_value = "/")]
+    pub(crate) workdir: OsString,
+    /// The user, and the group, that the command runs as, as numbers.
+    #[arg(short, long, value_name = "UID[:GID]", default_value = "0", value_parser = parse_user)]
+    pub(crate) user: User,
+    /// The host name that the command sees.
+    #[arg(long, value_name = "NAME", default_value = "mote")]
+    pub(crate) hostname: String,
+    /// How many virtual CPUs, 1 to 32.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(mote_vmm::MAX_VCPUS)))]
+    pub(crate) cpus: u8,
+    /// How much memory the machine has: a number with b, k, m or g; at least 32m.
+    #[arg(short, long, value_name = "SIZE", default_value = "128m")]
+    pub(crate) memory: MemorySize,
+    /// The guest kernel: an uncompressed vmlinux. Default: the one that was built with Mote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initial ramdisk instead of the built-in one.
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub(crate) initrd: Option<PathBuf>,
+    /// What runs the machine.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) hypervisor: HypervisorName,
+    /// Write the guest kernel's log to FILE. Makes the guest slower.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) console: Option<PathBuf>,
+    /// Afterwards, show on standard error when each phase of the start was reached.
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
+          default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
+    pub(crate) timeline: Option<LogFormat>,
+    /// The command, after `--`, and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum HypervisorName {
+    /// KVM where it runs real guests, else QEMU
+    Auto,
+    /// Mote's own VMM on KVM
+    Kvm,
+    /// QEMU, on KVM or with its software emulation
+    Qemu,
+}
+
+impl From<HypervisorName> for HypervisorChoice {
+    fn from(name: HypervisorName) -> Self {
+        match name {
+            HypervisorName::Auto => Self::Auto,
+            HypervisorName::Kvm => Self::Kvm,
+            HypervisorName::Qemu => Self::Qemu,
+        }
+    }
+}
+
+/// A user and a group, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+fn parse_user(text: &str) -> Result<User, String> {
+    let id = |part: &str| {
+        part.parse().map_err(|_| format!("'{part}' is not a number; give numbers, as in 1000 or 1000:1000"))
+    };
+    match text.split_once(':') {
+        Some((uid, gid)) => Ok(User { uid: id(uid)?, gid: id(gid)? }),
+        // The group of a user that is given alone is 0, as with podman.
+        None => Ok(User { uid: id(text)?, gid: 0 }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
+        let all = ["mote", "run"].iter().chain(arguments);
+        Arguments::try_parse_from(all).map(|parsed| match parsed.verb {
+            Verb::Run(options) => *options,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_command() {
+        let options = run(&["-t", "--", "sh", "-c", "exit 3", "--help"]).unwrap();
+        assert_eq!(options.command, ["sh", "-c", "exit 3", "--help"]);
+        assert!(options.tty);
+        assert!(run(&[]).is_err());
+        assert!(run(&["sh"]).is_err(), "a command without -- would be taken for an image");
+    }
+
+    #[test]
+    fn timeline_has_an_optional_format() {
+        assert_eq!(run(&["--", "x"]).unwrap().timeline, None);
+        assert_eq!(run(&["--timeline", "--", "x"]).unwrap().timeline, Some(LogFormat::Text));
+        assert_eq!(run(&["--timeline=json", "--", "x"]).unwrap().timeline, Some(LogFormat::Json));
+        assert!(run(&["--timeline=xml", "--", "x"]).is_err());
+    }
+
+    #[test]
+    fn numbers_have_limits() {
+        for cpus in ["0", "33", "-1", "x", ""] {
+            assert!(run(&["--cpus", cpus, "--", "x"]).is_err(), "{cpus}");
+        }
+        assert_eq!(run(&["--cpus=32", "--", "x"]).unwrap().cpus, 32);
+        assert_eq!(run(&["-u", "5:6", "--", "x"]).unwrap().user, User { uid: 5, gid: 6 });
+        assert_eq!(run(&["-u", "5", "--", "x"]).unwrap().user, User { uid: 5, gid: 0 });
+        for user in ["root", "1:", ":1", "4294967296", "-1"] {
+            assert!(run(&["--user", user, "--", "x"]).is_err(), "{user}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Compiles what a user asked for into the program that the guest executes.
+//!
+//! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
+//! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
+
+use std::ffi::{CStr, CString};
+
+use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
+
+use crate::{
+    Error,
+    error::Kind,
+    spec::{Process, Spec},
+};
+
+/// `MOUNT_ATTR_*` of `linux/mount.h`.
+const RDONLY: u64 = 0x1;
+const NOSUID: u64 = 0x2;
+const NODEV: u64 = 0x4;
+const NOEXEC: u64 = 0x8;
+
+const CLONE_NEWNS: u32 = 0x0002_0000;
+
+/// A file system that is mounted in the container's root, with the folder made for it.
+struct Standard {
+    target: &'static CStr,
+    fs_type: &'static CStr,
+    attributes: u64,
+    options: &'static [u8],
+}
+
+/// What a Linux userland expects, in the order in which it has to be mounted.
+const STANDARD: &[Standard] = &[
+    Standard { target: c"/proc", fs_type: c"proc", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
+    Standard { target: c"/sys", fs_type: c"sysfs", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
+    Standard { target: c"/sys/fs/cgroup", fs_type: c"cgroup2", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
+    Standard { target: c"/dev/shm", fs_type: c"tmpfs", attributes: NOSUID | NODEV | NOEXEC, options: b"mode=1777\0" },
+    Standard { target: c"/run", fs_type: c"tmpfs", attributes: NOSUID | NODEV, options: b"mode=755\0" },
+    Standard { target: c"/tmp", fs_type: c"tmpfs", attributes: NOSUID | NODEV, options: b"mode=1777\0" },
+];
+
+/// Links that programs look for in `/dev`.
+const DEV_LINKS: &[(&CStr, &CStr)] = &[
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+/// A compiled program.
+pub(crate) struct Program(Vec<u8>);
+
+impl Program {
+    /// Compiles the main command of a sandbox.
+    pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
+        let strings = Strings::of(&spec.process)?;
+        let mut buf = vec![0; limits::MAX_REQUEST];
+        let mut writer = ProgramWriter::new(&mut buf);
+        let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
+        root(spec, &mut push)?;
+        surroundings(&strings, &spec.process, &mut push)?;
+        let used = writer.finish().as_bytes().len();
+        buf.truncate(used);
+        Ok(Self(buf))
+    }
+
+    pub(crate) fn operations(&self) -> Operations<'_> {
+        Operations::from_bytes(&self.0)
+    }
+
+    /// What the operation with this index does, in words.
+    pub(crate) fn describe(&self, index: usize) -> String {
+        match self.operations().nth(index) {
+            Some(Ok(operation)) => describe(&operation),
+            _ => format!("operation {index} of the program"),
+        }
+    }
+}
+
+fn too_long() -> Error {
+    Error::new(Kind::Process, "the command line and the environment together are too long (limit: 512 KiB)")
+}
+
+/// Puts the root together and enters it.
+fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    push(Operation::Unshare { namespaces: CLONE_NEWNS })?;
+    for path in [c"/image", c"/overlay", c"/root"] {
+        push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
+    }
+    push(Operation::Mount {
+        fs_type: c"erofs".into(),
+        source: c"/dev/vda".into(),
+        target: c"/image".into(),
+        attributes: RDONLY,
+        // The file system itself, not only this mount of it: else the kernel wants to write to the device.
+        options: list(b"ro\0"),
+    })?;
+    push(Operation::Mount {
+        fs_type: c"tmpfs".into(),
+        source: c"tmpfs".into(),
+        target: c"/overlay".into(),
+        attributes: 0,
+        options: list(b"mode=755\0"),
+    })?;
+    for path in [c"/overlay/upper", c"/overlay/work"] {
+        push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
+    }
+    push(Operation::Mount {
+        fs_type: c"overlay".into(),
+        source: c"overlay".into(),
+        target: c"/root".into(),
+        attributes: 0,
+        options: list(b"lowerdir=/image\0upperdir=/overlay/upper\0workdir=/overlay/work\0"),
+    })?;
+    push(Operation::SetRoot { path: c"/root".into() })?;
+    // The guest's own /dev, with the terminals in it that the agent makes.
+    push(Operation::MakeDirectory { path: c"/dev".into(), mode: 0o755 })?;
+    push(Operation::BindMount { source: c"/dev".into(), target: c"/dev".into(), recursive: true })?;
+    for standard in STANDARD {
+        push(Operation::MakeDirectory { path: standard.target.into(), mode: 0o755 })?;
+        push(Operation::Mount {
+            fs_type: standard.fs_type.into(),
+            source: standard.fs_type.into(),
+            target: standard.target.into(),
+            attributes: standard.attributes,
+            options: list(standard.options),
+        })?;
+    }
+    for (content, path) in DEV_LINKS {
+        push(Operation::MakeSymlink { content: (*content).into(), path: (*path).into() })?;
+    }
+    if spec.read_only {
+        push(Operation::SetMountAttributes { target: c"/".into(), set: RDONLY, clear: 0 })?;
+    }
+    push(Operation::EnterRoot)
+}
+
+/// The command and what it finds around itself.
+fn surroundings(
+    strings: &Strings,
+    process: &Process,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    push(Operation::SetHostname { name: strings.hostname.as_c_str().into() })?;
+    push(Operation::SetIds { uid: process.uid, gid: process.gid, groups: IdList::default() })?;
+    push(Operation::ChangeDirectory { path: strings.directory.as_c_str().into() })?;
+    push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
+}
+
+/// A process's strings in the form that the wire wants.
+struct Strings {
+    arguments: Vec<u8>,
+    environment: Vec<u8>,
+    directory: CString,
+    hostname: CString,
+}
+
+impl Strings {
+    fn of(process: &Process) -> Result<Self, Error> {
+        let c_string = |what: &str, bytes: &[u8]| {
+            CString::new(bytes).map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
+        };
+        let joined = |what: &str, strings: &[Vec<u8>]| -> Result<Vec<u8>, Error> {
+            if strings.len() > limits::MAX_STRINGS {
+                return Err(Error::new(Kind::Process, format!("more than {} entries in {what}", limits::MAX_STRINGS)));
+            }
+            let mut all = Vec::new();
+            for string in strings {
+                all.extend_from_slice(c_string(what, string)?.as_bytes_with_nul());
+            }
+            Ok(all)
+        };
+        if !process.directory.starts_with(b"/") {
+            return Err(Error::new(
+                Kind::Process,
+                format!("working directory {}: must be absolute", String::from_utf8_lossy(&process.directory)),
+            ));
+        }
+        if process.hostname.is_empty() || process.hostname.len() > 64 {
+            return Err(Error::new(Kind::Process, "the host name must have 1 to 64 bytes"));
+        }
+        Ok(Self {
+            arguments: joined("the command line", &process.arguments)?,
+            environment: joined("the environment", &process.environment)?,
+            directory: c_string("the working directory", &process.directory)?,
+            hostname: c_string("the host name", process.hostname.as_bytes())?,
+        })
+    }
+}
+
+/// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
+fn list(bytes: &[u8]) -> StrList<'_> {
+    StrList::from_bytes(bytes).unwrap_or_default()
+}
+
+fn describe(operation: &Operation<'_>) -> String {
+    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
+    match *operation {
+        Operation::Unshare { .. } => "make namespaces".into(),
+        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
+        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
+        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
+        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
+        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
+        Operation::SetRoot { path } => format!("use {} as root", text(path)),
+        Operation::EnterRoot => "enter the root".into(),
+        Operation::SetHostname { name } => format!("set host name {}", text(name)),
+        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
+        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
+        Operation::Exec { arguments, .. } => {
+            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
+            format!("execute {}", program.unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{choice::HypervisorChoice, spec::Streams};
+
+    fn spec() -> Spec {
+        Spec {
+            hypervisor: HypervisorChoice::Auto,
+            vcpus: 1,
+            memory: 128 << 20,
+            kernel: "/k".into(),
+            initrd: None,
+            rootfs: "/r".into(),
+            read_only: false,
+            console: None,
+            process: Process {
+                arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
+                environment: vec![b"A=1".to_vec()],
+                directory: b"/".to_vec(),
+                uid: 1,
+                gid: 2,
+                hostname: "h".into(),
+                streams: Streams::Pipes,
+            },
+        }
+    }
+
+    #[test]
+    fn ends_in_the_command() {
+        let program = Program::compile(&spec()).unwrap();
+        let last = program.operations().last().unwrap().unwrap();
+        let Operation::Exec { arguments, environment } = last else { panic!("{last:?}") };
+        assert_eq!(arguments.iter().collect::<Vec<_>>(), [c"echo", c"hi"]);
+        assert_eq!(environment.iter().collect::<Vec<_>>(), [c"A=1"]);
+    }
+
+    #[test]
+    fn read_only_closes_the_root_before_it_is_entered() {
+        let closes = |spec: &Spec| {
+            let program = Program::compile(spec).unwrap();
+            let operations: Vec<_> = program.operations().map(Result::unwrap).map(|o| describe(&o)).collect();
+            let enter = operations.iter().position(|o| o == "enter the root").unwrap();
+            operations[..enter].iter().any(|o| o == "change the mount at /")
+        };
+        assert!(!closes(&spec()));
+        assert!(closes(&Spec { read_only: true, ..spec() }));
+    }
+
+    #[test]
+    fn refuses_what_the_guest_could_not_take() {
+        let with = |change: fn(&mut Process)| {
+            let mut spec = spec();
+            change(&mut spec.process);
+            Program::compile(&spec).map(|_| ()).unwrap_err().to_string()
+        };
+        assert!(with(|p| p.arguments.push(b"a\0b".to_vec())).contains("NUL"));
+        assert!(with(|p| p.environment = vec![b"A=1".to_vec(); 5000]).contains("4096"));
+        assert!(with(|p| p.environment = vec![vec![b'x'; 600 << 10]]).contains("too long"));
+        assert!(with(|p| p.directory = b"relative".to_vec()).contains("absolute"));
+        assert!(with(|p| p.hostname = "x".repeat(65)).contains("64 bytes"));
+    }
+}

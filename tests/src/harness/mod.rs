@@ -1,0 +1,1 @@
+//! Calls `mote` as a user would.

@@ -1,0 +1,22 @@
+//! What the kernel must be told on its command line to boot on the machine that we are.
+
+use super::layout;
+
+/// The options every guest gets, on every hypervisor.
+///
+/// The kernel log leaves through the early console: it costs a handful of port writes to set up and needs no driver. At
+/// `loglevel=1` only the highest level is printed: the kernel's last words. Restarting is a triple fault, which every
+/// hypervisor reports; a panic restarts at once.
+pub(crate) fn base_cmdline(verbose: bool) -> String {
+    let loglevel = if verbose { 7 } else { 1 };
+    format!(
+        "earlyprintk=serial,0x3f8,115200,keep loglevel={loglevel} reboot=t panic=-1 no_timer_check tsc=reliable \
+         random.trust_cpu=on rcupdate.rcu_expedited=1 cryptomgr.notests"
+    )
+}
+
+/// How the kernel finds the virtio-mmio device in window `index`.
+pub(crate) fn virtio_mmio_option(index: u32) -> String {
+    let address = layout::MMIO_START + u64::from(index) * layout::MMIO_WINDOW;
+    format!("virtio_mmio.device=4K@{address:#x}:{}", layout::FIRST_IRQ + index)
+}

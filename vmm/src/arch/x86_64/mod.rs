@@ -1,0 +1,14 @@
+//! x86-64: the 64-bit boot protocol (Linux `Documentation/arch/x86/boot.rst`, 1.14), no firmware.
+
+mod cmdline;
+mod cpuid;
+mod kernel;
+pub(crate) mod layout;
+mod mptable;
+mod tables;
+mod vcpu;
+
+pub(crate) use cmdline::{base_cmdline, virtio_mmio_option};
+pub(crate) use cpuid::for_vcpu as cpuid_for_vcpu;
+pub(crate) use kernel::{check_kernel, load};
+pub(crate) use vcpu::{boot_msrs, enter_kernel};

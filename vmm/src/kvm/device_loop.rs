@@ -1,0 +1,101 @@
+//! The thread that works for the devices: it waits for notified queues and for the devices' own descriptors.
+
+use std::{os::fd::AsRawFd, sync::Arc, thread::JoinHandle};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::host;
+use crate::{
+    Error,
+    virtio::{Wake, mmio::MmioDevice},
+};
+
+/// Its deepest call is a device that gathers descriptors: 64 KiB would do.
+const STACK: usize = 256 * 1024;
+/// How many ready descriptors are taken at a time.
+const BATCH: usize = 16;
+
+struct Source {
+    device: Arc<MmioDevice>,
+    wake: Wake,
+    /// The descriptor that the guest's notifications arrive at; none for the device's own.
+    kick: Option<EventFd>,
+}
+
+pub(super) struct DeviceLoop {
+    epoll: Epoll,
+    sources: Vec<Source>,
+}
+
+impl DeviceLoop {
+    pub(super) fn new() -> Result<Self, Error> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| host("create an epoll instance")(e.into()))?;
+        Ok(Self { epoll, sources: Vec::new() })
+    }
+
+    /// Watches a queue of a device.
+    pub(super) fn add_queue(&mut self, device: Arc<MmioDevice>, queue: usize, kick: EventFd) -> Result<(), Error> {
+        // SAFETY: the eventfd is open and owned by `sources`, which lives as long as the epoll instance.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(kick.as_raw_fd()) };
+        self.watch(fd)?;
+        self.sources.push(Source { device, wake: Wake::Queue(queue), kick: Some(kick) });
+        Ok(())
+    }
+
+    /// Watches a device's own descriptor, if it has one.
+    pub(super) fn add_events(&mut self, device: &Arc<MmioDevice>) -> Result<(), Error> {
+        let watched = device.with_device(|inner| inner.event_fd().map(|fd| self.watch(fd)));
+        if let Some(result) = watched {
+            result?;
+            self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, kick: None });
+        }
+        Ok(())
+    }
+
+    fn watch(&self, fd: std::os::fd::BorrowedFd<'_>) -> Result<(), Error> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.sources.len() as u64);
+        self.epoll.add(fd, event).map_err(|e| host("watch a descriptor")(e.into()))
+    }
+
+    /// Starts the thread. Writing to the returned descriptor ends it.
+    pub(super) fn spawn(self) -> Result<(EventFd, JoinHandle<()>), Error> {
+        let stop = EventFd::new(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits())
+            .map_err(host("create an event descriptor"))?;
+        let stopped = stop.try_clone().map_err(host("create an event descriptor"))?;
+        // SAFETY: the eventfd is open, and moves into the thread together with the epoll instance.
+        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(stopped.as_raw_fd()) })?;
+        let thread = std::thread::Builder::new()
+            .name("devices".into())
+            .stack_size(STACK)
+            .spawn(move || {
+                self.run();
+                drop(stopped);
+            })
+            .map_err(host("start the device thread"))?;
+        Ok((stop, thread))
+    }
+
+    fn run(&self) {
+        let mut events = [EpollEvent::empty(); BATCH];
+        loop {
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the device loop cannot wait");
+                    return;
+                }
+            };
+            for event in &events[..ready] {
+                let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
+                let Some(source) = self.sources.get(index) else { return };
+                if let Some(kick) = &source.kick {
+                    // Nothing to read means that someone else took the notification: nothing is lost.
+                    let _ = kick.read();
+                }
+                source.device.process(source.wake);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Moves bytes between host descriptors and guest memory, without a copy in between.
+//!
+//! A [`Vector`] lists pieces of memory for one `readv`-like system call; devices fill it from checked descriptor chains. The
+//! calls here take a vector as it is and say how far they came: partial transfers are the caller's to continue, with
+//! [`Vector::advance`]. `EINTR` never surfaces.
+//!
+//! All `unsafe` of the devices' data path is in this file.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use nix::libc;
+use vm_memory::VolatileSlice;
+
+/// The most pieces that one system call takes (`IOV_MAX` of Linux).
+const MAX_PIECES: usize = 1024;
+
+/// Pieces of memory, each valid and writable for `'m`.
+#[derive(Default)]
+pub(crate) struct Vector<'m> {
+    pieces: Vec<libc::iovec>,
+    /// How many pieces are used up.
+    start: usize,
+    /// The bytes of the pieces that are left.
+    len: usize,
+    memory: PhantomData<VolatileSlice<'m>>,
+}
+
+impl<'m> Vector<'m> {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes of all pieces together.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.pieces.clear();
+        self.start = 0;
+        self.len = 0;
+    }
+
+    pub(crate) fn push(&mut self, slice: VolatileSlice<'m>) {
+        if slice.is_empty() {
+            return;
+        }
+        self.pieces
+            .push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
+        self.len += slice.len();
+    }
+
+    /// Drops the first `count` bytes, at most all.
+    pub(crate) fn advance(&mut self, count: usize) {
+        let mut left = count.min(self.len);
+        self.len -= left;
+        for piece in &mut self.pieces[self.start..] {
+            if left < piece.iov_len {
+                piece.iov_base = piece.iov_base.wrapping_byte_add(left);
+                piece.iov_len -= left;
+                return;
+            }
+            left -= piece.iov_len;
+            self.start += 1;
+        }
+    }
+
+    /// What one system call can take of it.
+    fn pieces(&self) -> &[libc::iovec] {
+        let rest = &self.pieces[self.start..];
+        &rest[..rest.len().min(MAX_PIECES)]
+    }
+
+    /// The same for a call that takes the number of pieces as an `int`. It is at most [`MAX_PIECES`].
+    fn pieces_and_count(&self) -> (*const libc::iovec, libc::c_int) {
+        let pieces = self.pieces();
+        (pieces.as_ptr(), libc::c_int::try_from(pieces.len()).unwrap_or(0))
+    }
+
+    fn message(&self) -> libc::msghdr {
+        // SAFETY: `msghdr` is a plain C structure for which all zeroes mean: no name, no pieces, no control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        let pieces = self.pieces();
+        message.msg_iov = pieces.as_ptr().cast_mut();
+        message.msg_iovlen = pieces.len() as _;
+        message
+    }
+}
+
+/// `readv`: 0 is the end of the file, if the vector is not empty.
+pub(crate) fn read(fd: BorrowedFd<'_>, into: &Vector<'_>) -> io::Result<usize> {
+    let (pieces, count) = into.pieces_and_count();
+    // SAFETY: `pieces` are `count` entries, each of memory that stays mapped and writable while the vector is borrowed; that
+    // the guest may access the same bytes meanwhile is what volatile memory allows.
+    retry(|| unsafe { libc::readv(fd.as_raw_fd(), pieces, count) })
+}
+
+/// `writev`. Writing to a pipe that nobody reads is `EPIPE`, where `SIGPIPE` is ignored, as Rust programs have it.
+pub(crate) fn write(fd: BorrowedFd<'_>, from: &Vector<'_>) -> io::Result<usize> {
+    let (pieces, count) = from.pieces_and_count();
+    // SAFETY: as in `read`; the memory is only read.
+    retry(|| unsafe { libc::writev(fd.as_raw_fd(), pieces, count) })
+}
+
+/// `recvmsg` that does not block.
+pub(crate) fn receive(fd: BorrowedFd<'_>, into: &Vector<'_>) -> io::Result<usize> {
+    let mut message = into.message();
+    // SAFETY: `message` names the pieces of `into`, valid as in `read`, and nothing else.
+    retry(|| unsafe {
+        libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC)
+    })
+}
+
+/// `sendmsg` that neither blocks nor raises `SIGPIPE`.
+pub(crate) fn send(fd: BorrowedFd<'_>, from: &Vector<'_>) -> io::Result<usize> {
+    let message = from.message();
+    // SAFETY: as in `receive`; the memory is only read.
+    retry(|| unsafe {
+        libc::sendmsg(fd.as_raw_fd(), &raw const message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    })
+}
+
+/// `preadv` at `offset` bytes from the start of the file.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, into: &Vector<'_>, offset: u64) -> io::Result<usize> {
+    let offset = file_offset(offset)?;
+    let (pieces, count) = into.pieces_and_count();
+    // SAFETY: as in `read`.
+    retry(|| unsafe { libc::preadv(fd.as_raw_fd(), pieces, count, offset) })
+}
+
+/// `pwritev` at `offset` bytes from the start of the file.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, from: &Vector<'_>, offset: u64) -> io::Result<usize> {
+    let offset = file_offset(offset)?;
+    let (pieces, count) = from.pieces_and_count();
+    // SAFETY: as in `write`.
+    retry(|| unsafe { libc::pwritev(fd.as_raw_fd(), pieces, count, offset) })
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(done) = usize::try_from(call()) {
+            return Ok(done);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A descriptor of the host's that is read and written without ever blocking the device.
+//!
+//! The descriptors come from outside, and others may share what they refer to: `O_NONBLOCK` on such a description would
+//! break a shell that shares its terminal with us. So each kind of file has its own way:
+//!
+//! | what it is | how it does not block |
+//! |---|---|
+//! | regular file, block device | is always ready |
+//! | socket | `MSG_DONTWAIT` with each call |
+//! | FIFO, character device | opened once more through `/proc`, which gives a description of our own |
+//! | anything else, or what cannot be opened once more | a thread in between ([`pump`](super::pump)) |
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    libc,
+    sys::{
+        epoll::{Epoll, EpollEvent, EpollFlags},
+        socket::{Shutdown, shutdown},
+    },
+};
+
+use super::{
+    endpoint::{Kind, OnClose},
+    pump,
+};
+use crate::virtio::queue::transfer::{self, Vector};
+
+/// `/dev/ptmx`: opening it once more makes another terminal.
+const PTMX: (u64, u64) = (5, 2);
+
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    fd: OwnedFd,
+    socket: bool,
+    /// Nobody else uses the socket: ends of directions are passed on by shutting it down.
+    exclusive: bool,
+}
+
+impl Descriptor {
+    /// Prepares an endpoint's descriptor. `over` is held for as long as bytes are on their way to it elsewhere.
+    pub(super) fn open(kind: Kind, over: &Arc<OnClose>) -> io::Result<Self> {
+        let (fd, input) = match kind {
+            Kind::Socket(fd) => return Ok(Self { fd, socket: true, exclusive: true }),
+            Kind::Input(fd) => (fd, true),
+            Kind::Output(fd) => (fd, false),
+        };
+        let file = File::from(fd);
+        let metadata = file.metadata()?;
+        let file_type = metadata.file_type();
+        if file_type.is_file() || file_type.is_block_device() {
+            return Ok(Self { fd: file.into(), socket: false, exclusive: false });
+        }
+        if file_type.is_socket() {
+            return Ok(Self { fd: file.into(), socket: true, exclusive: false });
+        }
+        let device = (libc::major(metadata.rdev()).into(), libc::minor(metadata.rdev()).into());
+        if (file_type.is_fifo() || file_type.is_char_device() && device != PTMX)
+            && let Ok(own) = open_again(&file)
+        {
+            return Ok(Self { fd: own.into(), socket: false, exclusive: false });
+        }
+        let fd = file.into();
+        let socket = if input { pump::input(fd)? } else { pump::output(fd, Arc::clone(over))? };
+        Ok(Self { fd: socket.into(), socket: true, exclusive: true })
+    }
+
+    /// Reads what there is; 0 is the end.
+    pub(super) fn read(&self, into: &Vector<'_>) -> io::Result<usize> {
+        if self.socket {
+            transfer::receive(self.fd.as_fd(), into)
+        } else {
+            transfer::read(self.fd.as_fd(), into)
+        }
+    }
+
+    /// Writes what there is room for.
+    pub(super) fn write(&self, from: &Vector<'_>) -> io::Result<usize> {
+        if self.socket {
+            transfer::send(self.fd.as_fd(), from)
+        } else {
+            transfer::write(self.fd.as_fd(), from)
+        }
+    }
+
+    /// Nothing will be read any more.
+    pub(super) fn end_input(&self) {
+        self.shut_down(Shutdown::Read);
+    }
+
+    /// Nothing will be written any more.
+    pub(super) fn end_output(&self) {
+        self.shut_down(Shutdown::Write);
+    }
+
+    fn shut_down(&self, how: Shutdown) {
+        if self.exclusive {
+            // The other end may be gone already, which is as good.
+            let _ = shutdown(self.fd.as_raw_fd(), how);
+        }
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Opens what `file` refers to once more, with the same access.
+fn open_again(file: &File) -> io::Result<File> {
+    let access = fcntl(file, FcntlArg::F_GETFL)? & OFlag::O_ACCMODE.bits();
+    OpenOptions::new()
+        .read(access != libc::O_WRONLY)
+        .write(access != libc::O_RDONLY)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// A descriptor in a device's epoll instance, for as long as this lives.
+///
+/// Edge-triggered: an event says that it is worth trying again what would have blocked. So a descriptor that is ready, while
+/// the guest has no room or no wish, wakes nobody.
+#[derive(Debug)]
+pub(super) struct Watch {
+    descriptor: Arc<Descriptor>,
+    epoll: Arc<Epoll>,
+    /// Files that are always ready cannot be watched.
+    watched: bool,
+}
+
+impl Watch {
+    /// Reports `interest` under `token`.
+    pub(super) fn new(
+        descriptor: Descriptor,
+        epoll: &Arc<Epoll>,
+        interest: EpollFlags,
+        token: u64,
+    ) -> io::Result<Self> {
+        let event = EpollEvent::new(interest | EpollFlags::EPOLLET, token);
+        let watched = match epoll.add(&descriptor, event) {
+            Ok(()) => true,
+            Err(Errno::EPERM) => false,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { descriptor: Arc::new(descriptor), epoll: Arc::clone(epoll), watched })
+    }
+
+    pub(super) fn descriptor(&self) -> &Arc<Descriptor> {
+        &self.descriptor
+    }
+
+    /// Whether an event will tell when to try again.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if self.watched {
+            // Closing would not do: others may hold what the descriptor refers to open. Cannot fail for what was added.
+            let _ = self.epoll.delete(&*self.descriptor);
+        }
+    }
+}
