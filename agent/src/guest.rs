@@ -17,8 +17,7 @@ use crate::{Agent, Machine, Stop, agent::say_hello, sys};
 pub fn run(entered_ns: u64, requests: &mut [u8]) -> ! {
     match start(entered_ns, requests) {
         Ok(agent) => match agent.run() {
-            Stop::Asked(Action::PowerOff) => end(RebootCommand::PowerOff),
-            Stop::Asked(Action::Reboot) => end(RebootCommand::Restart),
+            Stop::Asked(Action::PowerOff | Action::Reboot) => reset(),
             Stop::HostGone => die("the host is gone", 0),
         },
         Err((errno, step)) => die(step, errno.raw_os_error().unsigned_abs()),
@@ -30,8 +29,9 @@ fn start(
     requests: &mut [u8],
 ) -> core::result::Result<Agent<'_, Guest>, (Errno, &'static str)> {
     let control = sys::net::connect(CONTROL_PORT).map_err(|errno| (errno, "connect"))?;
-    // The kernel starts PID 1 without descriptors if there is no console: 0 to 2 are filled below.
-    let control = rustix::io::fcntl_dupfd_cloexec(&control, 3).map_err(|errno| (errno, "dup"))?;
+    // The kernel starts PID 1 without descriptors if there is no console: this one leaves the place of 0, and 0 to 2 are
+    // filled below.
+    let control = rustix::io::fcntl_dupfd_cloexec(control, 3).map_err(|errno| (errno, "dup"))?;
     say_hello(control.as_fd(), entered_ns).map_err(|errno| (errno, "hello"))?;
     mount_devices().map_err(|errno| (errno, "mount /dev"))?;
     fill_standard_streams().map_err(|errno| (errno, "open /dev/null"))?;
@@ -109,15 +109,12 @@ impl Machine for Guest {
 
 /// Writes a line to the kernel's log, at the level that reaches every console, and ends the machine; a child of the
 /// agent ends only itself.
-///
-/// The machine is reset, not switched off: without firmware to switch it off, the kernel would halt and the hypervisor
-/// would never learn of it.
 pub fn die(what: &str, number: u32) -> ! {
     if sys::process::in_child() {
         sys::process::exit(i32::from(u8::MAX));
     }
     say(what, number);
-    end(RebootCommand::Restart)
+    reset()
 }
 
 fn say(what: &str, number: u32) {
@@ -156,8 +153,10 @@ fn decimal(number: u32, room: &mut [u8; 10]) -> &[u8] {
     room.get(start..).unwrap_or_default()
 }
 
-fn end(how: RebootCommand) -> ! {
-    let _ = rustix::system::reboot(how);
+/// Ends the machine. It is reset, not switched off, whatever the host asked for: without firmware there is no switch, so
+/// the kernel would halt its processors and the hypervisor would never learn of it. A reset it always sees.
+fn reset() -> ! {
+    let _ = rustix::system::reboot(RebootCommand::Restart);
     // The call only returns if this is not a machine of the agent's own.
     sys::process::exit(1)
 }

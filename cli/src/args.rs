@@ -116,6 +116,9 @@ pub(crate) struct RunOptions {
     /// An initial ramdisk instead of the built-in one.
     #[arg(long, value_name = "FILE", hide = true)]
     pub(crate) initrd: Option<PathBuf>,
+    /// Further options for the guest kernel's command line.
+    #[arg(long, value_name = "OPTIONS", default_value = "", hide = true)]
+    pub(crate) kernel_options: String,
     /// What runs the machine.
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(crate) hypervisor: HypervisorName,

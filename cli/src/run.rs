@@ -71,6 +71,7 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
         memory: options.memory.bytes(),
         kernel: mote_runtime::kernel(options.kernel.as_deref())?,
         initrd: options.initrd,
+        kernel_options: options.kernel_options,
         rootfs: rootfs(options.rootfs.as_deref())?,
         read_only: options.read_only,
         console: options.console,

@@ -199,12 +199,13 @@ pub struct Resize {
     pub size: WindowSize,
 }
 
-/// How the guest ends.
+/// What the host means the guest's end to be. The guest itself always ends in a reset, the one end that every hypervisor
+/// notices: a machine without firmware has nothing to switch it off with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// `reboot(2)` with `LINUX_REBOOT_CMD_POWER_OFF`.
+    /// For good.
     PowerOff,
-    /// `reboot(2)` with `LINUX_REBOOT_CMD_RESTART`.
+    /// To start again.
     Reboot,
 }
 

@@ -226,6 +226,7 @@ mod tests {
             memory: 128 << 20,
             kernel: "/k".into(),
             initrd: None,
+            kernel_options: String::new(),
             rootfs: "/r".into(),
             read_only: false,
             console: None,

@@ -19,6 +19,8 @@ pub struct Spec {
     pub kernel: PathBuf,
     /// An initial ramdisk instead of the embedded one.
     pub initrd: Option<PathBuf>,
+    /// Further options for the kernel's command line.
+    pub kernel_options: String,
     /// The image of the root file system: EROFS, attached read-only.
     pub rootfs: PathBuf,
     /// Gives the command a read-only root instead of one whose changes are forgotten.

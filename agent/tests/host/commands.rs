@@ -93,8 +93,7 @@ fn a_full_table_is_refused_and_empties_again() {
 fn children_start_with_nothing_of_the_agents() {
     let mut host = Host::start();
     let others: Vec<_> = (10..14).map(|process| host.run(process, &Command::new(&["cat"]))).collect();
-    let script =
-        "ls /proc/self/fd | wc -l; umask; ps -o sid= -p $$ | tr -d ' '; echo $$; grep ^Sig /proc/$$/status";
+    let script = "ls /proc/self/fd | wc -l; umask; ps -o sid= -p $$ | tr -d ' '; echo $$; exec grep ^Sig /proc/self/status";
     let mut child = host.run(1, &Command::shell(script));
     let output = String::from_utf8(read_all(child.stdout.as_mut().unwrap())).unwrap();
     let lines: Vec<_> = output.lines().collect();

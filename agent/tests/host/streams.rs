@@ -49,12 +49,11 @@ fn a_blocked_stream_costs_no_time() {
     let mut stdin = stdin;
     let mut full = 0;
     while full < 20 {
-        match stdin.write(&[0; 4096]) {
-            Ok(_) => full = 0,
-            Err(_) => {
-                full += 1;
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
+        if stdin.write_all(&[0; 4096]).is_ok() {
+            full = 0;
+        } else {
+            full += 1;
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
     let stat = format!("/proc/{}/stat", host.agent_pid().as_raw_pid());

@@ -116,7 +116,7 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
         kernel,
         kernel_path: spec.kernel.clone(),
         initrd,
-        cmdline: String::new(),
+        cmdline: spec.kernel_options.clone(),
         devices,
         log: log.clone(),
         verbose_log: spec.console.is_some(),

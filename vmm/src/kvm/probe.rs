@@ -40,7 +40,9 @@ const KICK: Signal = Signal::SIGURG;
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeFailure {
     /// There is no KVM.
-    #[error("/dev/kvm does not exist: the processor has no virtualisation, or it is switched off, or KVM is not loaded")]
+    #[error(
+        "/dev/kvm does not exist: the processor has no virtualisation, or it is switched off, or KVM is not loaded"
+    )]
     Missing,
     /// The caller may not use it.
     #[error("/dev/kvm may not be opened by this user: join the group that owns it (usually kvm)")]
@@ -105,7 +107,8 @@ fn run_with_deadline(kvm: kvm_ioctls::Kvm) -> Result<(), ProbeFailure> {
     extern "C" fn nothing(_: i32) {}
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler does nothing, so it is async-signal-safe; vCPU threads install the same one for this signal.
-    unsafe { sigaction(KICK, &action) }.map_err(|error| ProbeFailure::Setup("install a signal handler", error.into()))?;
+    unsafe { sigaction(KICK, &action) }
+        .map_err(|error| ProbeFailure::Setup("install a signal handler", error.into()))?;
     let (sender, verdict) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name("kvm-probe".into())

@@ -49,14 +49,14 @@ impl Machine {
         // The kernel is told of its virtio devices by QEMU, on the command line, and calibrates its clocks with the PIT.
         add(
             "-M",
-            "microvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=on,x-option-roms=off,memory-backend=ram".into(),
+            "microvm,acpi=off,pit=on,pic=on,rtc=off,isa-serial=on,x-option-roms=off,memory-backend=ram"
+                .into(),
         );
         add("-global", "virtio-mmio.force-legacy=false".into());
         match self.accel {
             Accel::Tcg => {
                 add("-accel", "tcg".into());
-                // Everything but five-level page tables: each level costs the translation a memory access.
-                add("-cpu", "max,la57=off".into());
+                add("-cpu", "max".into());
             }
             Accel::Kvm => {
                 add("-accel", "kvm".into());

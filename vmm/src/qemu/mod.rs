@@ -43,12 +43,17 @@ use self::{
     streams::{Stream, Streams},
     supervisor::Supervisor,
 };
-use crate::{Config, Error, Exit, Hypervisor, Vm, arch, virtio::vhost_user};
 #[cfg(doc)]
 use crate::Milestone;
+use crate::{Config, Error, Exit, Hypervisor, Vm, arch, virtio::vhost_user};
 
 /// How many devices QEMU's microvm machine has room for.
 const MAX_DEVICES: usize = 8;
+
+/// The longest command line that the kernel takes (x86's `COMMAND_LINE_SIZE`, without the byte that ends it).
+const MAX_CMDLINE: usize = 2047;
+/// At least what QEMU appends for a device, ` virtio_mmio.device=512@0xfeb00e00:12`.
+const DEVICE_OPTION: usize = 48;
 
 /// How QEMU runs the guest's code.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -93,14 +98,26 @@ impl Hypervisor for Qemu {
         arch::check_kernel(&mut config.kernel, &config.kernel_path)?;
         if config.devices.len() > MAX_DEVICES {
             let devices = config.devices.len();
-            return Err(Error::Qemu(format!("{devices} devices asked for: its microvm machine has room for {MAX_DEVICES}")));
+            return Err(Error::Qemu(format!(
+                "{devices} devices asked for: its microvm machine has room for {MAX_DEVICES}"
+            )));
+        }
+
+        let cmdline = format!("{} {}", arch::base_cmdline(config.verbose_log), config.cmdline);
+        if cmdline.len() + config.devices.len() * DEVICE_OPTION > MAX_CMDLINE {
+            return Err(Error::CommandLine);
         }
 
         let pair = || UnixStream::pair().map_err(host("create a socket pair"));
         let (ended, end) = pair()?;
         let request = Arc::new(Request::new().map_err(host("create an event descriptor"))?);
-        let mut vm =
-            QemuVm { request: Arc::clone(&request), supervisor: None, ended, exit: None, devices: Vec::new() };
+        let mut vm = QemuVm {
+            request: Arc::clone(&request),
+            supervisor: None,
+            ended,
+            exit: None,
+            devices: Vec::new(),
+        };
         let mut attachments = Vec::new();
         for device in config.devices {
             let (device_type, queues) = (device.device_type(), device.queue_sizes());
@@ -119,7 +136,7 @@ impl Hypervisor for Qemu {
             memory: config.memory,
             kernel: config.kernel.into(),
             initrd: anonymous_file(config.initrd).map_err(host("create an anonymous file"))?,
-            cmdline: format!("{} {}", arch::base_cmdline(config.verbose_log), config.cmdline),
+            cmdline,
             serial: qemu_serial.into(),
             monitor: qemu_monitor.into(),
             complaints: qemu_complaints.into(),
@@ -129,7 +146,8 @@ impl Hypervisor for Qemu {
         let on_halt = Arc::clone(&request);
         config.log.on_halt(Box::new(move || on_halt.halted()));
         let (started, answer) = mpsc::channel();
-        let streams = vec![(Stream::Serial, serial), (Stream::Complaints, complaints), (Stream::Monitor, monitor)];
+        let streams =
+            vec![(Stream::Serial, serial), (Stream::Complaints, complaints), (Stream::Monitor, monitor)];
         let supervisor = Supervisor {
             program: self.program.clone(),
             streams: Streams::new(streams, config.log.sink()),

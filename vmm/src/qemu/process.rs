@@ -61,7 +61,8 @@ pub(super) fn spawn(program: &Path, machine: Machine) -> Result<Child, Error> {
 /// Has all descriptors but the standard streams and `inherited` closed by exec.
 fn inherit_only(inherited: &[RawFd]) -> io::Result<()> {
     // SAFETY: marks descriptors of this process to be closed by exec; touches no memory.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result)?;
     for fd in inherited {
         // SAFETY: clears the flag again on descriptors that the caller's `Machine` holds open; touches no memory.

@@ -62,7 +62,8 @@ impl Supervisor {
             let _ = child.kill();
         }
         let status = child.wait().map_err(|error| Error::Host("wait for QEMU", error))?;
-        let Attended { running, killed } = attended.map_err(|error| Error::Host("supervise QEMU", error))?;
+        let Attended { announced, killed } =
+            attended.map_err(|error| Error::Host("supervise QEMU", error))?;
         self.streams.drain();
         let ending = Ending {
             status,
@@ -71,13 +72,27 @@ impl Supervisor {
             last_words: self.log.last_words(),
             complaint: self.streams.last_complaint(),
         };
-        if running { Ok(ending.exit()) } else { Err(refusal(ending.reason(), memory)) }
+        // A guest may end before QEMU answers: it halted (nobody else can have asked for the end yet), or it was reset (which
+        // is the only way for QEMU to succeed).
+        if !announced && (killed || status.success()) {
+            self.announce();
+        } else if !announced {
+            return Err(refusal(ending.reason(), memory));
+        }
+        Ok(ending.exit())
+    }
+
+    /// Says that the VM runs.
+    fn announce(&self) {
+        self.milestones.reached(Milestone::FirstEntry);
+        // Nobody listens if the caller is gone.
+        let _ = self.started.send(Ok(()));
     }
 
     /// Serves `child` until it has ended, and leaves it to be reaped.
     fn attend(&mut self, child: &mut Child) -> io::Result<Attended> {
         let pidfd = process::pidfd(child)?;
-        let mut attended = Attended { running: false, killed: false };
+        let mut attended = Attended { announced: false, killed: false };
         loop {
             let request = (!attended.killed).then_some(self.request.as_ref());
             let ready = wait(&pidfd, request, &self.streams)?;
@@ -92,19 +107,17 @@ impl Supervisor {
                     Event::Ended => return Ok(attended),
                 }
             }
-            if self.streams.answered() && !attended.running {
-                attended.running = true;
-                self.milestones.reached(Milestone::FirstEntry);
-                // Nobody listens if the caller is gone.
-                let _ = self.started.send(Ok(()));
+            if self.streams.answered() && !attended.announced {
+                attended.announced = true;
+                self.announce();
             }
         }
     }
 }
 
 struct Attended {
-    /// The VM has run.
-    running: bool,
+    /// The caller was told that the VM runs.
+    announced: bool,
     /// It was asked to end.
     killed: bool,
 }
@@ -129,7 +142,12 @@ fn wait(pidfd: &OwnedFd, request: Option<&Request>, streams: &Streams) -> io::Re
         }
     }
     let ready = |polled: &PollFd<'_>| polled.any().unwrap_or(true);
-    Ok(sources.into_iter().zip(&polled).filter(|(_, polled)| ready(polled)).map(|((event, _), _)| event).collect())
+    Ok(sources
+        .into_iter()
+        .zip(&polled)
+        .filter(|(_, polled)| ready(polled))
+        .map(|((event, _), _)| event)
+        .collect())
 }
 
 /// Why QEMU did not start the VM.

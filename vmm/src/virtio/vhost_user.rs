@@ -69,7 +69,9 @@ pub fn serve(device: Box<dyn Device>) -> io::Result<(UnixStream, JoinHandle<()>)
         if let Err(error) = SigSet::all().thread_block() {
             tracing::warn!(device = name, %error, "signals cannot be blocked");
         }
-        if let Err(error) = run(&watched, BackendReqHandler::from_stream(socket, Arc::clone(&backend)), &backend) {
+        if let Err(error) =
+            run(&watched, BackendReqHandler::from_stream(socket, Arc::clone(&backend)), &backend)
+        {
             tracing::error!(device = name, %error, "the connection to the hypervisor ends");
         }
     })?;
@@ -127,7 +129,12 @@ fn wait(socket: &UnixStream, backend: &Backend) -> io::Result<Vec<Source>> {
         }
     }
     let ready = |polled: &PollFd<'_>| polled.any().unwrap_or(true);
-    Ok(sources.into_iter().zip(&polled).filter(|(_, polled)| ready(polled)).map(|(source, _)| source).collect())
+    Ok(sources
+        .into_iter()
+        .zip(&polled)
+        .filter(|(_, polled)| ready(polled))
+        .map(|(source, _)| source)
+        .collect())
 }
 
 fn lock(backend: &Mutex<Backend>) -> MutexGuard<'_, Backend> {

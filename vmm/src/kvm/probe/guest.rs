@@ -88,7 +88,9 @@ pub(super) fn run(kvm: &Kvm) -> Result<(), ProbeFailure> {
     // Real mode needs it on older Intel processors; the guest never is in real mode, but KVM asks for it first.
     vm.set_tss_address(0xfffb_d000).map_err(setup("set the TSS address"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(setup("create a vCPU"))?;
-    let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(setup("read the CPUID leaves"))?;
+    let cpuid = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(setup("read the CPUID leaves"))?;
     vcpu.set_cpuid2(&cpuid).map_err(setup("set CPUID"))?;
     enter_long_mode(&vcpu).map_err(setup("set its registers"))?;
     execute(&mut vcpu)
@@ -125,7 +127,8 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     let data = flat(0x10, 0b0011, 0);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     // A busy 64-bit task state segment, which the processor asks for and the guest does not use.
-    sregs.tr = kvm_segment { limit: 0x67, selector: 0x18, type_: 0b1011, present: 1, ..kvm_segment::default() };
+    sregs.tr =
+        kvm_segment { limit: 0x67, selector: 0x18, type_: 0b1011, present: 1, ..kvm_segment::default() };
     sregs.cr3 = at::PML4;
     sregs.cr4 = CR4_PAE_OSFXSR_OSXMMEXCPT;
     sregs.efer = EFER_LME_LMA;
@@ -147,7 +150,9 @@ fn execute(vcpu: &mut VcpuFd) -> Result<(), ProbeFailure> {
                 continue;
             }
             Ok(VcpuExit::Hlt) if results == RESULTS => return Ok(()),
-            Ok(VcpuExit::Hlt | VcpuExit::IoOut(..)) => format!("the test guest computed {results:x?} for {RESULTS:x?}"),
+            Ok(VcpuExit::Hlt | VcpuExit::IoOut(..)) => {
+                format!("the test guest computed {results:x?} for {RESULTS:x?}")
+            }
             Ok(VcpuExit::InternalError) => {
                 // SAFETY: `KVM_RUN` has just returned with this exit reason, for which KVM fills in this member.
                 let suberror = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };

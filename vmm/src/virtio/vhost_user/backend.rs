@@ -21,9 +21,8 @@ const VERSION_1: u64 = 1 << 32;
 /// Not a virtio feature: the frontend may negotiate features of the vhost-user protocol.
 pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// The largest size of every queue. QEMU offers it to the driver whatever the device wants (`hw/virtio/virtio-mmio.c`,
-/// `VIRTIO_MMIO_QUEUE_NUM_MAX`), and Linux takes what is offered.
-const MAX_QUEUE_SIZE: u16 = 1024;
+/// The largest size of every queue: QEMU tells the guest its own limit (`VIRTQUEUE_MAX_SIZE`), not the device's.
+const FRONTEND_QUEUE_MAX: u16 = 1024;
 
 /// A queue that the frontend hands over. It works once it is started (ready: the frontend gave the descriptor that
 /// notifications arrive at) and enabled.
@@ -56,13 +55,13 @@ pub(super) struct Backend {
     broken: bool,
 }
 
-/// QEMU tells the guest its own limit for the size of a queue (`VIRTQUEUE_MAX_SIZE`), not the device's.
-const FRONTEND_QUEUE_MAX: u16 = 1024;
-
 impl Backend {
     pub(super) fn new(device: Box<dyn Device>) -> Result<Self, virtio_queue::Error> {
-        let mut queues =
-            device.queue_sizes().iter().map(|_| Queue::new(FRONTEND_QUEUE_MAX)).collect::<Result<Vec<_>, _>>()?;
+        let mut queues = device
+            .queue_sizes()
+            .iter()
+            .map(|_| Queue::new(FRONTEND_QUEUE_MAX))
+            .collect::<Result<Vec<_>, _>>()?;
         let withheld = queues.split_off(backend_queues(device.as_ref()));
         let rings =
             queues.into_iter().map(|queue| Ring { queue, kick: None, call: None, enabled: false }).collect();
@@ -88,9 +87,10 @@ impl Backend {
 
     /// What the device waits for.
     pub(super) fn wakers(&self) -> impl Iterator<Item = (Wake, BorrowedFd<'_>)> {
-        let kicks = self.rings.iter().enumerate().filter_map(|(index, ring)| {
-            ring.kick.as_ref().map(|kick| (Wake::Queue(index), kick.as_fd()))
-        });
+        let kicks =
+            self.rings.iter().enumerate().filter_map(|(index, ring)| {
+                ring.kick.as_ref().map(|kick| (Wake::Queue(index), kick.as_fd()))
+            });
         let events = self.device.event_fd().map(|event| (Wake::Events, event));
         kicks.chain(events).filter(|_| self.running && !self.broken)
     }
@@ -147,7 +147,8 @@ impl Backend {
         let mut queues: Vec<_> = queues.map(|queue| VirtQueue::new(queue, memory)).collect();
         let result = self.device.process(wake, &mut queues);
         // A ring that cannot be read any more shows up as an error when the device uses it next.
-        let interrupts: Vec<_> = queues.iter_mut().map(|queue| queue.needs_interrupt().unwrap_or(true)).collect();
+        let interrupts: Vec<_> =
+            queues.iter_mut().map(|queue| queue.needs_interrupt().unwrap_or(true)).collect();
         for (ring, _) in self.rings.iter().zip(interrupts).filter(|(_, interrupt)| *interrupt) {
             if let Some(call) = &ring.call
                 && let Err(error) = signal(call)
@@ -157,7 +158,11 @@ impl Backend {
         }
         if let Err(error) = result {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(device = self.device.name(), cause, "{error}: the device stops until it is reset");
+            tracing::error!(
+                device = self.device.name(),
+                cause,
+                "{error}: the device stops until it is reset"
+            );
             self.broken = true;
         }
     }

@@ -7,9 +7,9 @@ use std::{fs::File, io, sync::atomic::Ordering};
 use vhost::vhost_user::{
     Error, GpuBackend, Result, VhostUserBackendReqHandlerMut,
     message::{
-        VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-        VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserSharedMsg, VhostUserShMemConfig,
-        VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+        VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+        VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+        VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
     },
 };
 use virtio_queue::QueueT;
@@ -72,7 +72,8 @@ impl VhostUserBackendReqHandlerMut for Backend {
         let mut regions = Vec::with_capacity(table.len());
         let mut mappings = Vec::with_capacity(table.len());
         for (entry, file) in table {
-            let (frontend_address, guest_address, len) = (entry.user_addr, entry.guest_phys_addr, entry.memory_size);
+            let (frontend_address, guest_address, len) =
+                (entry.user_addr, entry.guest_phys_addr, entry.memory_size);
             let region = GuestRegionMmap::new(entry.mmap_region(file)?, GuestAddress(guest_address));
             regions.push(region.ok_or(Error::InvalidParam)?);
             mappings.push(Mapping { frontend_address, guest_address, len });

@@ -1,0 +1,11 @@
+//! What a user of `mote` does, with real machines. The same program runs in both lanes: see docs/testing.md.
+
+#![allow(missing_docs)]
+
+mod bad_input;
+mod command;
+mod death;
+mod machine;
+mod rootfs;
+mod streams;
+mod terminal;
