@@ -1,11 +1,13 @@
 //! The real machine: what the guest's PID 1 does before and after it serves the host.
 
+use core::ffi::CStr;
+
 use mote_protocol::{Action, CONTROL_PORT, limits::SEED_LEN};
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{CWD, FileType, Mode, OFlags},
     io::{Errno, Result},
-    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags},
+    mount::MountFlags,
     process::Pid,
     system::RebootCommand,
     time::{ClockId, Timespec},
@@ -35,17 +37,25 @@ fn start(
     say_hello(control.as_fd(), entered_ns).map_err(|errno| (errno, "hello"))?;
     mount_devices().map_err(|errno| (errno, "mount /dev"))?;
     fill_standard_streams().map_err(|errno| (errno, "open /dev/null"))?;
-    Agent::new(control, requests, Guest { terminals: None }).map_err(|errno| (errno, "epoll"))
+    Agent::new(control, requests, Guest).map_err(|errno| (errno, "epoll"))
 }
 
 fn mount_devices() -> Result<()> {
-    match rustix::fs::mkdir(c"/dev", Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(errno),
-    }
+    make_directory(c"/dev")?;
     match rustix::mount::mount(c"devtmpfs", c"/dev", c"devtmpfs", MountFlags::NOSUID, None) {
         // It is mounted there already.
-        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Ok(()) | Err(Errno::BUSY) => {}
+        Err(errno) => return Err(errno),
+    }
+    // A program that binds /dev into its root takes the terminals along, so that they have names there.
+    make_directory(c"/dev/pts")?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    rustix::mount::mount(c"devpts", c"/dev/pts", c"devpts", flags, Some(c"gid=5,mode=620,ptmxmode=666"))
+}
+
+fn make_directory(path: &CStr) -> Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -60,24 +70,7 @@ fn fill_standard_streams() -> Result<()> {
 }
 
 /// The machine that the agent is PID 1 of.
-struct Guest {
-    /// The root of a `devpts` that has no place in any mount namespace.
-    terminals: Option<OwnedFd>,
-}
-
-impl Guest {
-    /// The agent's terminals: made with the first of them.
-    fn terminals(&mut self) -> Result<&OwnedFd> {
-        if self.terminals.is_none() {
-            let context = rustix::mount::fsopen(c"devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            rustix::mount::fsconfig_create(&context)?;
-            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-            self.terminals = Some(root);
-        }
-        self.terminals.as_ref().ok_or(Errno::NODEV)
-    }
-}
+struct Guest;
 
 impl Machine for Guest {
     fn connect(&mut self, port: u32) -> Result<OwnedFd> {
@@ -86,7 +79,7 @@ impl Machine for Guest {
 
     fn open_terminal(&mut self) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        rustix::fs::openat(self.terminals()?, c"ptmx", flags, Mode::empty())
+        rustix::fs::open(c"/dev/pts/ptmx", flags, Mode::empty())
     }
 
     fn set_clock(&mut self, realtime_ns: u64) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::{
     sandbox::LIFELINE_FD,
     signals::Signals,
     spec::{Spec, Streams},
-    terminal::RawTerminal,
+    terminal::Restore,
     timeline::Timeline,
 };
 
@@ -49,7 +49,7 @@ fn run_inner(spec: &Spec, arguments: &[std::ffi::OsString], timeline: &mut Timel
     let signals = Signals::take(&[Signal::SIGWINCH])?;
     let stdin = std::io::stdin();
     let terminal = match spec.process.streams {
-        Streams::Terminal => Some(RawTerminal::new(stdin.as_fd())?),
+        Streams::Terminal => Some(Restore::later(stdin.as_fd())?),
         Streams::Pipes => None,
     };
     let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;

@@ -7,27 +7,34 @@ use nix::sys::termios::{SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcg
 
 use crate::{Error, error::errno};
 
-/// A terminal in raw mode; dropping it restores it.
-pub(crate) struct RawTerminal {
+/// A terminal whose settings are put back when this is dropped.
+///
+/// The caller and the sandbox process hold one each, made before the terminal is set to raw mode: whichever of them survives
+/// the other restores it.
+pub(crate) struct Restore {
     fd: OwnedFd,
     saved: Termios,
 }
 
-impl RawTerminal {
-    /// Sets the terminal behind `fd` to raw mode.
-    pub(crate) fn new(fd: BorrowedFd<'_>) -> Result<Self, Error> {
+impl Restore {
+    /// Remembers the settings of the terminal behind `fd`.
+    pub(crate) fn later(fd: BorrowedFd<'_>) -> Result<Self, Error> {
         let fd = fd.try_clone_to_owned().map_err(crate::error::host("keep the terminal"))?;
         let saved = tcgetattr(&fd).map_err(errno("read the terminal's settings"))?;
-        let mut raw = saved.clone();
+        Ok(Self { fd, saved })
+    }
+
+    /// Sets the terminal to raw mode: every key goes to the command as it is.
+    pub(crate) fn set_raw(&self) -> Result<(), Error> {
+        let mut raw = self.saved.clone();
         cfmakeraw(&mut raw);
         raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
-        tcsetattr(&fd, SetArg::TCSADRAIN, &raw).map_err(errno("set the terminal to raw mode"))?;
-        Ok(Self { fd, saved })
+        tcsetattr(&self.fd, SetArg::TCSADRAIN, &raw).map_err(errno("set the terminal to raw mode"))
     }
 }
 
-impl Drop for RawTerminal {
+impl Drop for Restore {
     fn drop(&mut self) {
         // A terminal that is gone needs no restoring.
         let _ = tcsetattr(&self.fd, SetArg::TCSADRAIN, &self.saved);

@@ -23,7 +23,7 @@ use crate::{
     program::Program,
     signals::Signals,
     spec::{Spec, Streams},
-    terminal,
+    terminal::{self, Restore},
     timeline::{Mark, Timeline},
 };
 
@@ -60,7 +60,12 @@ pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -
     // Signals first: every thread that is started later inherits that they are blocked.
     let signals = Signals::take(&[Signal::SIGWINCH])?;
     let program = Program::compile(spec)?;
+    let terminal = match spec.process.streams {
+        Streams::Terminal => Some(Restore::later(std::io::stdin().as_fd())?),
+        Streams::Pipes => None,
+    };
     let booted = boot(spec)?;
+    terminal.as_ref().map_or(Ok(()), Restore::set_raw)?;
     let mut supervisor =
         Supervisor { booted, program, spec, timeline, phase: Phase::Booting, guest_offset: 0, agent_gone: false };
     let result = supervisor.run(&signals, lifeline);
@@ -262,7 +267,10 @@ fn describe(program: &Program, failed: &Failed<'_>) -> String {
         number => Errno::from_raw(number.into()).desc().to_owned(),
     };
     match failed.operation {
-        Some(index) => format!("cannot {} in the guest: {reason} ({})", program.describe(index.into()), failed.text),
+        Some(index) if failed.code == ErrorCode::CommandNotFound => {
+            format!("cannot {} in the guest: command not found", program.describe(index.into()))
+        }
+        Some(index) => format!("cannot {} in the guest: {reason}", program.describe(index.into())),
         None => format!("the guest's agent failed: {} ({reason})", failed.text),
     }
 }
