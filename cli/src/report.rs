@@ -66,7 +66,7 @@ fn timeline_json(timeline: &Timeline) -> serde_json::Value {
     let phases = timeline.phases().into_iter().map(|(mark, since, own)| {
         serde_json::json!({ "phase": mark, "since_exec_ns": since, "own_ns": own })
     });
-    serde_json::json!({ "phases": phases.collect::<Vec<_>>() })
+    serde_json::json!({ "start_monotonic_ns": timeline.start, "phases": phases.collect::<Vec<_>>() })
 }
 
 #[cfg(test)]

@@ -1,0 +1,93 @@
+//! Runs the end-to-end tests in both lanes: with QEMU on this machine, and with KVM in the lab.
+//!
+//! The tests are one program that is told by its environment what to test (see [`mote_tests::harness`]). A test's result must not
+//! depend on the lane, so both lanes run the same tests with the same arguments.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use mote_tests::lab::Lab;
+
+/// How long the lab may take for all tests, in wall time: far beyond what a busy machine needs.
+const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
+
+/// Runs the end-to-end tests in both lanes.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only this lane.
+    #[arg(long)]
+    lane: Option<Lane>,
+    /// The program under test.
+    mote: PathBuf,
+    /// The guest kernel.
+    vmlinux: PathBuf,
+    /// The default root file system.
+    rootfs: PathBuf,
+    /// The test program.
+    tests: PathBuf,
+    /// Arguments for the test program, such as a part of a test's name.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Lane {
+    /// On this machine.
+    Qemu,
+    /// In the lab.
+    Kvm,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let mut good = true;
+    for lane in [Lane::Qemu, Lane::Kvm] {
+        if arguments.lane.is_some_and(|only| only != lane) {
+            continue;
+        }
+        println!("--- lane {}", if lane == Lane::Qemu { "qemu, on this machine" } else { "kvm, in the lab" });
+        good &= match lane {
+            Lane::Qemu => on_this_machine(&arguments)?,
+            Lane::Kvm => in_the_lab(&arguments)?,
+        };
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::canonicalize(path).with_context(|| format!("{}: run `make build` first", path.display()))
+}
+
+fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
+    // One at a time: each test looks for what it left on the machine.
+    let status = Command::new(absolute(&arguments.tests)?)
+        .args(["--test-threads=1"])
+        .args(&arguments.arguments)
+        .env("MOTE", absolute(&arguments.mote)?)
+        .env("MOTE_HYPERVISOR", "qemu")
+        .status()
+        .with_context(|| format!("cannot start {}", arguments.tests.display()))?;
+    Ok(status.success())
+}
+
+fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
+    let lab = Lab::new()?
+        .timeout(LAB_LIMIT)
+        .program("mkfs.erofs")
+        .file(absolute(&arguments.mote)?, "/usr/bin/mote")
+        .file(absolute(&arguments.vmlinux)?, "/usr/lib/mote/vmlinux")
+        .file(absolute(&arguments.rootfs)?, "/usr/lib/mote/rootfs.erofs")
+        .file(absolute(&arguments.tests)?, "/usr/bin/e2e")
+        .env("MOTE", "/usr/bin/mote")
+        .env("MOTE_HYPERVISOR", "kvm");
+    let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];
+    command.extend(arguments.arguments.iter().cloned());
+    let status = lab.run_to(&command, &mut std::io::stdout())?;
+    Ok(status == 0)
+}
