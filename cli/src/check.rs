@@ -62,7 +62,9 @@ fn found<E: Display>(path: Result<std::path::PathBuf, E>) -> Verdict {
 fn verdict_of_kvm<E: Display>(kvm: Result<(), E>, qemu: bool) -> Verdict {
     match kvm {
         Ok(()) => Good("runs real guests".into()),
-        Err(why) if qemu => Lacking(format!("{why}; QEMU's software emulation is used instead, which is slower")),
+        Err(why) if qemu => {
+            Lacking(format!("{why}; QEMU's software emulation is used instead, which is slower"))
+        }
         Err(why) => Missing(format!("{why}; turn on virtualisation in the firmware, or install QEMU")),
     }
 }
@@ -95,7 +97,8 @@ fn first_line(command: &mut Command) -> Option<String> {
 
 fn cgroups() -> Verdict {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let types: Vec<_> = mounts.lines().filter_map(|line| line.split_once(" - ")?.1.split(' ').next()).collect();
+    let types: Vec<_> =
+        mounts.lines().filter_map(|line| line.split_once(" - ")?.1.split(' ').next()).collect();
     let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
     match (types.contains(&"cgroup2"), types.contains(&"cgroup")) {
         (true, false) => Good(format!("v2, controllers: {}", controllers.trim())),
@@ -121,7 +124,12 @@ fn landlock() -> Verdict {
     const CREATE_RULESET_VERSION: u32 = 1;
     // SAFETY: with this flag the call takes no pointer, and only returns the version of the interface.
     let version = unsafe {
-        nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0usize, CREATE_RULESET_VERSION)
+        nix::libc::syscall(
+            nix::libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0usize,
+            CREATE_RULESET_VERSION,
+        )
     };
     match version {
         1.. => Good(format!("version {version}")),

@@ -76,7 +76,9 @@ mod tests {
 
     #[test]
     fn refuses_nonsense_and_too_little() {
-        for text in ["", "m", "b", "-1m", "1.5g", "12x", "31m", "0", "99999999999999999999", "18014398509481983k"] {
+        for text in
+            ["", "m", "b", "-1m", "1.5g", "12x", "31m", "0", "99999999999999999999", "18014398509481983k"]
+        {
             assert!(text.parse::<MemorySize>().is_err(), "{text}");
         }
     }

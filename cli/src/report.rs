@@ -63,9 +63,9 @@ fn timeline_text(timeline: &Timeline) -> String {
 }
 
 fn timeline_json(timeline: &Timeline) -> serde_json::Value {
-    let phases = timeline.phases().into_iter().map(|(mark, since, own)| {
-        serde_json::json!({ "phase": mark, "since_exec_ns": since, "own_ns": own })
-    });
+    let phases = timeline.phases().into_iter().map(
+        |(mark, since, own)| serde_json::json!({ "phase": mark, "since_exec_ns": since, "own_ns": own }),
+    );
     serde_json::json!({ "start_monotonic_ns": timeline.start, "phases": phases.collect::<Vec<_>>() })
 }
 
@@ -76,7 +76,10 @@ mod tests {
     use super::*;
 
     fn sample() -> Timeline {
-        Timeline { start: 0, marks: vec![(Mark::ProcessStarted, 1_500_000), (Mark::HelloReceived, 60_000_000)] }
+        Timeline {
+            start: 0,
+            marks: vec![(Mark::ProcessStarted, 1_500_000), (Mark::HelloReceived, 60_000_000)],
+        }
     }
 
     #[test]
@@ -84,7 +87,11 @@ mod tests {
         let text = timeline_text(&sample());
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[2].contains("hello received") && lines[2].contains("60.000 ms") && lines[2].contains("58.500 ms"));
+        assert!(
+            lines[2].contains("hello received")
+                && lines[2].contains("60.000 ms")
+                && lines[2].contains("58.500 ms")
+        );
     }
 
     #[test]

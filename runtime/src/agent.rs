@@ -33,9 +33,9 @@ impl Agent {
         let mut bytes = Vec::new();
         let mut buf = vec![0; HEADER_LEN + limits::MAX_REQUEST];
         for request in requests {
-            let len = request
-                .encode(self.next_id, &mut buf)
-                .map_err(|error| Error::because(Kind::Process, "the request is too long for the agent", &error))?;
+            let len = request.encode(self.next_id, &mut buf).map_err(|error| {
+                Error::because(Kind::Process, "the request is too long for the agent", &error)
+            })?;
             bytes.extend_from_slice(&buf[..len]);
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);
         }
@@ -79,7 +79,8 @@ impl AsFd for Agent {
 
 /// Decodes an event; a hello of another version is told from a broken one.
 fn decode(frame: Frame<'_>) -> Result<Event<'_>, Error> {
-    let hello_kind = Event::Hello(Hello { version: 0, features: Default::default(), entered_ns: 0, sent_ns: 0 }).kind();
+    let hello_kind =
+        Event::Hello(Hello { version: 0, features: Default::default(), entered_ns: 0, sent_ns: 0 }).kind();
     if frame.kind == hello_kind
         && let Ok(version) = Hello::peek_version(frame.body)
         && version != VERSION

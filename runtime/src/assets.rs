@@ -40,7 +40,10 @@ pub fn kernel(asked: Option<&Path>) -> Result<PathBuf, Error> {
         None => find("vmlinux").ok_or_else(|| {
             Error::new(
                 Kind::Kernel,
-                format!("no guest kernel found (looked for {}); `make` builds one, or name one with --kernel", searched("vmlinux")),
+                format!(
+                    "no guest kernel found (looked for {}); `make` builds one, or name one with --kernel",
+                    searched("vmlinux")
+                ),
             )
         }),
     }

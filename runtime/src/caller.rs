@@ -3,7 +3,10 @@
 use std::{
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::{CommandExt, ExitStatusExt}},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     process::{Child, Command, ExitStatus},
 };
@@ -101,10 +104,19 @@ fn spawn(arguments: &[std::ffi::OsString], lifeline: UnixStream) -> Result<Child
 }
 
 /// Forwards signals until the sandbox has sent its report, or has died without one.
-fn supervise(child: &mut Child, lifeline: &mut UnixStream, signals: &Signals) -> Result<Option<Report>, Error> {
-    let pid = Pid::from_raw(i32::try_from(child.id()).map_err(|_| Error::new(Kind::Host, "impossible process id"))?);
+fn supervise(
+    child: &mut Child,
+    lifeline: &mut UnixStream,
+    signals: &Signals,
+) -> Result<Option<Report>, Error> {
+    let pid = Pid::from_raw(
+        i32::try_from(child.id()).map_err(|_| Error::new(Kind::Host, "impossible process id"))?,
+    );
     loop {
-        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(lifeline.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(lifeline.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(errno("wait for the sandbox process")(error)),

@@ -39,7 +39,7 @@ mod spec;
 mod terminal;
 mod timeline;
 
-pub use assets::{default_rootfs, kernel, initrd};
+pub use assets::{default_rootfs, initrd, kernel};
 pub use caller::{Outcome, run};
 pub use choice::{HypervisorChoice, qemu_available};
 pub use error::{Error, Failure, Kind};

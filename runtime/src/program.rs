@@ -33,8 +33,18 @@ struct Standard {
 const STANDARD: &[Standard] = &[
     Standard { target: c"/proc", fs_type: c"proc", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
     Standard { target: c"/sys", fs_type: c"sysfs", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
-    Standard { target: c"/sys/fs/cgroup", fs_type: c"cgroup2", attributes: NOSUID | NODEV | NOEXEC, options: b"" },
-    Standard { target: c"/dev/shm", fs_type: c"tmpfs", attributes: NOSUID | NODEV | NOEXEC, options: b"mode=1777\0" },
+    Standard {
+        target: c"/sys/fs/cgroup",
+        fs_type: c"cgroup2",
+        attributes: NOSUID | NODEV | NOEXEC,
+        options: b"",
+    },
+    Standard {
+        target: c"/dev/shm",
+        fs_type: c"tmpfs",
+        attributes: NOSUID | NODEV | NOEXEC,
+        options: b"mode=1777\0",
+    },
     Standard { target: c"/run", fs_type: c"tmpfs", attributes: NOSUID | NODEV, options: b"mode=755\0" },
     Standard { target: c"/tmp", fs_type: c"tmpfs", attributes: NOSUID | NODEV, options: b"mode=1777\0" },
 ];
@@ -158,11 +168,15 @@ struct Strings {
 impl Strings {
     fn of(process: &Process) -> Result<Self, Error> {
         let c_string = |what: &str, bytes: &[u8]| {
-            CString::new(bytes).map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
+            CString::new(bytes)
+                .map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
         };
         let joined = |what: &str, strings: &[Vec<u8>]| -> Result<Vec<u8>, Error> {
             if strings.len() > limits::MAX_STRINGS {
-                return Err(Error::new(Kind::Process, format!("more than {} entries in {what}", limits::MAX_STRINGS)));
+                return Err(Error::new(
+                    Kind::Process,
+                    format!("more than {} entries in {what}", limits::MAX_STRINGS),
+                ));
             }
             let mut all = Vec::new();
             for string in strings {
@@ -173,7 +187,10 @@ impl Strings {
         if !process.directory.starts_with(b"/") {
             return Err(Error::new(
                 Kind::Process,
-                format!("working directory {}: must be absolute", String::from_utf8_lossy(&process.directory)),
+                format!(
+                    "working directory {}: must be absolute",
+                    String::from_utf8_lossy(&process.directory)
+                ),
             ));
         }
         if process.hostname.is_empty() || process.hostname.len() > 64 {

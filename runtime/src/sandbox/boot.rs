@@ -94,7 +94,8 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
     ports.accept_once(CONTROL_PORT, Endpoint::socket(theirs));
 
     let mut outputs = Outputs::new()?;
-    let keep = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(host("keep a standard stream"));
+    let keep =
+        |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(host("keep a standard stream"));
     let (stdin, stdout, stderr) = (FIRST_STREAM_PORT, FIRST_STREAM_PORT + 1, FIRST_STREAM_PORT + 2);
     ports.accept_once(stdin, Endpoint::input(keep(std::io::stdin().as_fd())?));
     ports.accept_once(stdout, outputs.endpoint(keep(std::io::stdout().as_fd())?));
@@ -131,15 +132,16 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
 /// An initial ramdisk of the user's, kept for as long as the process lives, as the embedded one is.
 fn read_initrd(path: &Path) -> Result<&'static [u8], Error> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .map_err(|error| Error::because(Kind::Kernel, format!("initial ramdisk {}", path.display()), &error))?;
+    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|error| {
+        Error::because(Kind::Kernel, format!("initial ramdisk {}", path.display()), &error)
+    })?;
     Ok(bytes.leak())
 }
 
 fn kernel_log(console: Option<&Path>) -> Result<KernelLog, Error> {
     let Some(path) = console else { return Ok(KernelLog::new()) };
-    let file = File::create(path)
-        .map_err(|error| Error::because(Kind::Host, format!("cannot write the kernel log to {}", path.display()), &error))?;
+    let file = File::create(path).map_err(|error| {
+        Error::because(Kind::Host, format!("cannot write the kernel log to {}", path.display()), &error)
+    })?;
     Ok(KernelLog::with_file(Box::new(file)))
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use mote_protocol::{
-    ErrorCode, Event, ExitStatus, Failed, Features, Hello, ProcessId, Request, Resize, Run, SeedRandom, SetClock,
-    VERSION, Welcome, limits,
+    ErrorCode, Event, ExitStatus, Failed, Features, Hello, ProcessId, Request, Resize, Run, SeedRandom,
+    SetClock, VERSION, Welcome, limits,
 };
 use mote_vmm::Exit;
 use nix::{
@@ -66,8 +66,15 @@ pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -
     };
     let booted = boot(spec)?;
     terminal.as_ref().map_or(Ok(()), Restore::set_raw)?;
-    let mut supervisor =
-        Supervisor { booted, program, spec, timeline, phase: Phase::Booting, guest_offset: 0, agent_gone: false };
+    let mut supervisor = Supervisor {
+        booted,
+        program,
+        spec,
+        timeline,
+        phase: Phase::Booting,
+        guest_offset: 0,
+        agent_gone: false,
+    };
     let result = supervisor.run(&signals, lifeline);
     supervisor.booted.vm.stop();
     let milestones = supervisor.booted.milestones.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +193,11 @@ impl Supervisor<'_> {
             Request::Welcome(Welcome { version: VERSION, features: Features::default() }),
             Request::SetClock(SetClock { realtime_ns: clock::realtime_ns() }),
             Request::SeedRandom(SeedRandom { seed: seed()? }),
-            Request::Run(Run { process: COMMAND, stdio: self.booted.stdio, program: self.program.operations() }),
+            Request::Run(Run {
+                process: COMMAND,
+                stdio: self.booted.stdio,
+                program: self.program.operations(),
+            }),
         ];
         let id = self.booted.agent.send(&requests)?;
         self.phase = Phase::Starting(id);
@@ -212,9 +223,10 @@ impl Supervisor<'_> {
                 self.booted.agent.send(&[Request::Signal(request)]).map(|_| ())
             }
             // Nobody is left, or not yet there, to take it.
-            Phase::Booting | Phase::Starting(_) | Phase::Ended(_) => {
-                Err(Error::new(Kind::Interrupted(signal as i32), format!("interrupted by {}", signal.as_str())))
-            }
+            Phase::Booting | Phase::Starting(_) | Phase::Ended(_) => Err(Error::new(
+                Kind::Interrupted(signal as i32),
+                format!("interrupted by {}", signal.as_str()),
+            )),
         }
     }
 

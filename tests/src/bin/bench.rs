@@ -38,7 +38,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let (Some(mote), Some(vmlinux), Some(rootfs)) = (arguments.mote, arguments.vmlinux, arguments.rootfs) else {
+    let (Some(mote), Some(vmlinux), Some(rootfs)) = (arguments.mote, arguments.vmlinux, arguments.rootfs)
+    else {
         measure()?;
         return Ok(ExitCode::SUCCESS);
     };
@@ -84,7 +85,8 @@ fn measure() -> anyhow::Result<()> {
     let inside = guest("wc -c < /proc/1/exe; grep VmRSS /proc/1/status")?;
     let mut lines = inside.lines();
     let agent: u64 = lines.next().unwrap_or_default().trim().parse().context("the agent's size")?;
-    let rss: u64 = lines.next().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().parse()?;
+    let rss: u64 =
+        lines.next().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().parse()?;
     print("agent, size of the program", float(agent) / 1024.0, 128.0, "KiB");
     print("initial ramdisk", float(initrd()?) / 1024.0, 160.0, "KiB");
     print("agent, resident memory in the guest", float(rss), 512.0, "KiB");
@@ -106,7 +108,8 @@ fn boot() -> anyhow::Result<(f64, f64)> {
     ensure!(output.status.success(), "mote failed: {text}");
     let number = |key: &str, from: &str| -> anyhow::Result<f64> {
         let rest = from.split_once(key).with_context(|| format!("no {key} in {text}"))?.1;
-        let digits: String = rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        let digits: String =
+            rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         Ok(digits.parse()?)
     };
     let exec = number("\"start_monotonic_ns\"", &text)?;
@@ -118,7 +121,8 @@ fn boot() -> anyhow::Result<(f64, f64)> {
 }
 
 fn guest(script: &str) -> anyhow::Result<String> {
-    let output = Command::new("mote").args(["run", "--hypervisor", "kvm", "--", "sh", "-c", script]).output()?;
+    let output =
+        Command::new("mote").args(["run", "--hypervisor", "kvm", "--", "sh", "-c", script]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -126,7 +130,10 @@ fn guest(script: &str) -> anyhow::Result<String> {
 fn initrd() -> anyhow::Result<u64> {
     let output = Command::new("mote").arg("check").output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find(|line| line.contains("initial ramdisk")).context("mote check says nothing of it")?;
+    let line = text
+        .lines()
+        .find(|line| line.contains("initial ramdisk"))
+        .context("mote check says nothing of it")?;
     let digits: String = line.chars().filter(char::is_ascii_digit).collect();
     Ok(digits.parse()?)
 }
@@ -148,7 +155,8 @@ fn sandbox_pss_kib() -> anyhow::Result<u64> {
     let (mut total, mut in_guest_ram) = (0, false);
     for line in smaps.lines() {
         let mut words = line.split_whitespace();
-        let (key, value) = (words.next().unwrap_or_default(), words.next().and_then(|v| v.parse::<u64>().ok()));
+        let (key, value) =
+            (words.next().unwrap_or_default(), words.next().and_then(|v| v.parse::<u64>().ok()));
         match (key, value) {
             ("Size:", Some(size)) => in_guest_ram = size >= GUEST_RAM_KIB,
             ("Pss:", Some(pss)) if !in_guest_ram => total += pss,

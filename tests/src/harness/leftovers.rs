@@ -31,8 +31,14 @@ impl Leftovers {
     /// Something new is there.
     pub fn check(&self) {
         let now = Self::before();
-        let new = |before: &BTreeSet<String>, now: &BTreeSet<String>| now.difference(before).cloned().collect::<Vec<_>>();
-        assert_eq!(now.processes.difference(&self.processes).collect::<Vec<_>>(), Vec::<&u32>::new(), "processes");
+        let new = |before: &BTreeSet<String>, now: &BTreeSet<String>| {
+            now.difference(before).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            now.processes.difference(&self.processes).collect::<Vec<_>>(),
+            Vec::<&u32>::new(),
+            "processes"
+        );
         assert_eq!(new(&self.mounts, &now.mounts), Vec::<String>::new(), "mounts");
         assert_eq!(new(&self.files, &now.files), Vec::<String>::new(), "files");
         assert_eq!(new(&self.sockets, &now.sockets), Vec::<String>::new(), "sockets");
@@ -46,7 +52,12 @@ fn lines(path: &str) -> BTreeSet<String> {
 /// Unix sockets with a name; those without vanish with their process.
 fn named_sockets() -> BTreeSet<String> {
     let table = lines("/proc/net/unix");
-    table.iter().filter_map(|line| line.split_whitespace().nth(7)).filter(|n| n.contains("mote")).map(str::to_owned).collect()
+    table
+        .iter()
+        .filter_map(|line| line.split_whitespace().nth(7))
+        .filter(|n| n.contains("mote"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Processes that are sandboxes or QEMU.

@@ -43,7 +43,8 @@ pub fn hypervisor() -> String {
 }
 
 fn variable(name: &str) -> OsString {
-    std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set: run these tests with tests/end-to-end"))
+    std::env::var_os(name)
+        .unwrap_or_else(|| panic!("{name} is not set: run these tests with tests/end-to-end"))
 }
 
 /// A file that belongs to the installation under test: `vmlinux`, `rootfs.erofs`.

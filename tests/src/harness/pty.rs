@@ -38,7 +38,8 @@ impl Terminal {
     pub fn start(command: &mut Command, rows: u16, columns: u16) -> Self {
         use std::os::unix::process::CommandExt;
         let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let OpenptyResult { master, slave } = openpty(&size, None).unwrap_or_else(|error| panic!("openpty: {error}"));
+        let OpenptyResult { master, slave } =
+            openpty(&size, None).unwrap_or_else(|error| panic!("openpty: {error}"));
         let before = tcgetattr(&slave).unwrap_or_else(|error| panic!("tcgetattr: {error}"));
         let stream = || slave.try_clone().unwrap_or_else(|error| panic!("dup: {error}"));
         command.stdin(stream()).stdout(stream()).stderr(stream());
@@ -54,7 +55,10 @@ impl Terminal {
         }
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         // The streams that the command holds would keep the terminal open.
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
         let master = File::from(master);
         let mut reader = master.try_clone().unwrap_or_else(|error| panic!("dup: {error}"));
         let (sender, output) = mpsc::channel();
@@ -87,7 +91,9 @@ impl Terminal {
             }
             match self.output.recv_timeout(HANG) {
                 Ok(byte) => self.seen.push(byte),
-                Err(_) => panic!("'{text}' did not appear; there was {:?}", String::from_utf8_lossy(&self.seen)),
+                Err(_) => {
+                    panic!("'{text}' did not appear; there was {:?}", String::from_utf8_lossy(&self.seen))
+                }
             }
         }
     }

@@ -3,7 +3,9 @@
 use std::{fs, process::Command};
 
 use mote_initrd::Archive;
-use mote_tests::harness::{Leftovers, Output, hypervisor, installed, mote_run, program, run, temporary, text};
+use mote_tests::harness::{
+    Leftovers, Output, hypervisor, installed, mote_run, program, run, temporary, text,
+};
 
 fn with(options: &[&str]) -> Output {
     let before = Leftovers::before();
@@ -40,7 +42,10 @@ fn kernels_that_are_none() {
     other_machine[18] = 183; // aarch64
     for (kernel, word) in [
         (text(&folder.path().join("missing")), "no such file"),
-        (file("text", b"not a kernel at all, but long enough to hold an ELF header and then some more"), "not an ELF file"),
+        (
+            file("text", b"not a kernel at all, but long enough to hold an ELF header and then some more"),
+            "not an ELF file",
+        ),
         (file("empty", b""), "not an ELF file"),
         (file("truncated", &good[..good.len() / 2]), "truncated"),
         (file("header-only", &good[..64]), "truncated"),
@@ -67,7 +72,10 @@ fn a_hypervisor_that_is_not_there() {
         output.assert_failed(125, &["qemu-system-x86_64 is not installed", "qemu-system-x86"]);
         return;
     }
-    let output = run(Command::new(program()).env("PATH", "/nowhere").args(["run", "--hypervisor", "qemu", "--", "true"]), b"");
+    let output = run(
+        Command::new(program()).env("PATH", "/nowhere").args(["run", "--hypervisor", "qemu", "--", "true"]),
+        b"",
+    );
     output.assert_failed(125, &["qemu-system-x86_64 is not installed"]);
     // Where KVM runs real guests, asking for it is no error.
     let check = run(Command::new(program()).arg("check"), b"").text();
@@ -93,8 +101,10 @@ fn boot_script(script: &str) -> Output {
 
 #[test]
 fn guests_that_end_too_early_are_told_apart() {
-    boot_script("exec /bin/busybox poweroff -f").assert_failed(125, &["powered off before its agent was ready"]);
+    boot_script("exec /bin/busybox poweroff -f")
+        .assert_failed(125, &["powered off before its agent was ready"]);
     boot_script("exec /bin/busybox reboot -f").assert_failed(125, &["rebooted before its agent was ready"]);
     // A panic shows the kernel's last words.
-    boot_script("exit 3").assert_failed(125, &["panicked before its agent was ready", "Attempted to kill init"]);
+    boot_script("exit 3")
+        .assert_failed(125, &["panicked before its agent was ready", "Attempted to kill init"]);
 }

@@ -32,9 +32,22 @@ fn not_found_is_127_and_not_executable_126() {
 fn it_finds_what_was_asked_for() {
     let script = "echo $A-$B-$HOME; pwd; id -u; id -g; hostname; nproc";
     let output = run(
-        mote_run(&["-e", "A=1 2", "-e", "B", "--workdir", "/usr", "--user", "12:34", "--hostname", "box", "--cpus", "2"])
-            .env("B", "from here")
-            .args(["--", "sh", "-c", script]),
+        mote_run(&[
+            "-e",
+            "A=1 2",
+            "-e",
+            "B",
+            "--workdir",
+            "/usr",
+            "--user",
+            "12:34",
+            "--hostname",
+            "box",
+            "--cpus",
+            "2",
+        ])
+        .env("B", "from here")
+        .args(["--", "sh", "-c", script]),
         b"",
     );
     assert_eq!(output.text(), "1 2-from here-/\n/usr\n12\n34\nbox\n2\n", "{output:?}");
@@ -44,22 +57,31 @@ fn it_finds_what_was_asked_for() {
 fn arguments_and_environment_are_bytes() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
     let odd = OsStr::from_bytes(b"a\xff \n'\"$");
-    let output = run(mote_run(&["-e"]).arg(OsStr::from_bytes(b"X=\xfe")).args(["--", "sh", "-c", "printf %s \"$1$X\"", "-"]).arg(odd), b"");
+    let output = run(
+        mote_run(&["-e"])
+            .arg(OsStr::from_bytes(b"X=\xfe"))
+            .args(["--", "sh", "-c", "printf %s \"$1$X\"", "-"])
+            .arg(odd),
+        b"",
+    );
     assert_eq!(output.stdout, b"a\xff \n'\"$\xfe", "{output:?}");
 }
 
 #[test]
 fn a_wrong_folder_or_host_name_is_said() {
-    run(mote_run(&["--workdir", "/nowhere"]).args(["--", "true"]), b"").assert_failed(125, &["/nowhere", "No such file"]);
+    run(mote_run(&["--workdir", "/nowhere"]).args(["--", "true"]), b"")
+        .assert_failed(125, &["/nowhere", "No such file"]);
     run(mote_run(&["--workdir", "here"]).args(["--", "true"]), b"").assert_failed(125, &["absolute"]);
     run(mote_run(&["--hostname", ""]).args(["--", "true"]), b"").assert_failed(125, &["host name"]);
 }
 
 #[test]
 fn userland_finds_what_it_expects() {
-    let output = sh("for f in /proc/self/status /sys/kernel /dev/null /dev/ptmx /dev/pts/ptmx /dev/fd/0 /dev/stdout /dev/shm \
+    let output = sh(
+        "for f in /proc/self/status /sys/kernel /dev/null /dev/ptmx /dev/pts/ptmx /dev/fd/0 /dev/stdout /dev/shm \
                      /sys/fs/cgroup/cgroup.controllers; do [ -e $f ] || echo missing $f; done; \
-                     touch /run/a /tmp/b /dev/shm/c && grep -c . /sys/fs/cgroup/cgroup.controllers; date +%Y");
+                     touch /run/a /tmp/b /dev/shm/c && grep -c . /sys/fs/cgroup/cgroup.controllers; date +%Y",
+    );
     let text = output.text();
     let lines: Vec<_> = text.lines().collect();
     let [controllers, year] = lines[..] else { panic!("{output:?}") };

@@ -25,16 +25,20 @@ fn it_has_as_many_cpus_as_asked_for() {
 
 #[test]
 fn it_has_as_much_memory_as_asked_for() {
-    for (size, least, most) in [("32m", 10_000, 32 << 10), ("256m", 200_000, 256 << 10), ("4g", 3_700_000, 4 << 20)] {
+    for (size, least, most) in
+        [("32m", 10_000, 32 << 10), ("256m", 200_000, 256 << 10), ("4g", 3_700_000, 4 << 20)]
+    {
         // A host without that much memory cannot give it.
         let host = std::fs::read_to_string("/proc/meminfo").unwrap();
         let total: u64 = host.split_whitespace().nth(1).unwrap().parse().unwrap();
-        let output = run(mote_run(&["-m", size]).args(["--", "sh", "-c", "grep MemTotal /proc/meminfo"]), b"");
+        let output =
+            run(mote_run(&["-m", size]).args(["--", "sh", "-c", "grep MemTotal /proc/meminfo"]), b"");
         if total < most {
             output.assert_failed(125, &["--memory", "this host has only"]);
             continue;
         }
-        let kib: u64 = output.text().split_whitespace().nth(1).unwrap_or_else(|| panic!("{output:?}")).parse().unwrap();
+        let kib: u64 =
+            output.text().split_whitespace().nth(1).unwrap_or_else(|| panic!("{output:?}")).parse().unwrap();
         assert!((least..=most).contains(&kib), "{size}: {kib} KiB");
     }
 }
@@ -51,7 +55,15 @@ fn the_kernel_log_goes_to_a_file_on_request() {
 #[test]
 fn the_timeline_is_in_order_and_complete() {
     let output = run(mote_run(&["--timeline"]).args(["--", "true"]), b"");
-    for phase in ["process started", "VM created", "first vCPU entry", "PID 1", "hello received", "command started", "command ended"] {
+    for phase in [
+        "process started",
+        "VM created",
+        "first vCPU entry",
+        "PID 1",
+        "hello received",
+        "command started",
+        "command ended",
+    ] {
         assert!(output.stderr.contains(phase), "{phase} is missing: {output:?}");
     }
     let json = run(mote_run(&["--timeline=json"]).args(["--", "true"]), b"");
@@ -69,7 +81,8 @@ fn logs_go_where_they_should() {
     let folder = temporary();
     let log = folder.path().join("log");
     let output = run(
-        mote_run(&["--log", &text(&log), "--log-format", "json", "--workdir", "/nowhere"]).args(["--", "true"]),
+        mote_run(&["--log", &text(&log), "--log-format", "json", "--workdir", "/nowhere"])
+            .args(["--", "true"]),
         b"",
     );
     output.assert_failed(125, &["/nowhere"]);

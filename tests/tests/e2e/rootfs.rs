@@ -17,19 +17,33 @@ fn folder(at: &Path) {
 
 fn with_root(root: &Path, options: &[&str], script: &str) -> Output {
     let store = root.parent().unwrap().join("store");
-    run(mote_run(&["--rootfs", &text(root)]).env("MOTE_STORE", store).args(options).args(["--", "sh", "-c", script]), b"")
+    run(
+        mote_run(&["--rootfs", &text(root)])
+            .env("MOTE_STORE", store)
+            .args(options)
+            .args(["--", "sh", "-c", script]),
+        b"",
+    )
 }
 
 #[test]
 fn the_root_can_be_written_and_forgets() {
-    assert_eq!(sh("echo new > /etc/hostname && rm /etc/passwd && mkdir /x && cat /etc/hostname").text(), "new\n");
+    assert_eq!(
+        sh("echo new > /etc/hostname && rm /etc/passwd && mkdir /x && cat /etc/hostname").text(),
+        "new\n"
+    );
     assert_eq!(sh("ls -d /etc/passwd /x 2>/dev/null").text(), "/etc/passwd\n");
 }
 
 #[test]
 fn read_only_is_read_only() {
     let output = run(
-        mote_run(&["--read-only"]).args(["--", "sh", "-c", "echo x > /x; echo $?; mkdir /etc/y; echo $?; echo ok > /tmp/z && cat /tmp/z"]),
+        mote_run(&["--read-only"]).args([
+            "--",
+            "sh",
+            "-c",
+            "echo x > /x; echo $?; mkdir /etc/y; echo $?; echo ok > /tmp/z && cat /tmp/z",
+        ]),
         b"",
     );
     assert_eq!(output.text(), "1\n1\nok\n", "{output:?}");
@@ -38,8 +52,10 @@ fn read_only_is_read_only() {
 
 #[test]
 fn not_even_root_in_the_guest_can_write_to_the_image() {
-    let output = sh("mount -o remount,rw / 2>/dev/null; dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | tail -n 1; \
-                     cat /sys/block/vda/ro; blockdev --setrw /dev/vda; dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync; echo $?");
+    let output = sh(
+        "mount -o remount,rw / 2>/dev/null; dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | tail -n 1; \
+                     cat /sys/block/vda/ro; blockdev --setrw /dev/vda; dd if=/dev/zero of=/dev/vda bs=512 count=1 conv=fsync; echo $?",
+    );
     assert!(output.text().contains("\n1\n"), "{output:?}");
     assert_ne!(output.text().lines().last(), Some("0"), "{output:?}");
     assert_eq!(sh("echo fine").text(), "fine\n", "the image is as it was");
@@ -61,7 +77,8 @@ fn a_folder_is_packed_and_never_changed() {
 
 #[test]
 fn an_image_file_is_used_as_it_is() {
-    let output = run(mote_run(&["--rootfs", &text(&installed("rootfs.erofs"))]).args(["--", "echo", "image"]), b"");
+    let output =
+        run(mote_run(&["--rootfs", &text(&installed("rootfs.erofs"))]).args(["--", "echo", "image"]), b"");
     assert_eq!(output.text(), "image\n", "{output:?}");
 }
 

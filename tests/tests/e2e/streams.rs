@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use mote_tests::harness::{mote_run, received, collect, run, sh, shell_status, temporary, wait};
+use mote_tests::harness::{collect, mote_run, received, run, sh, shell_status, temporary, wait};
 
 /// Bytes without a pattern that a short period would hide.
 fn noise(len: usize) -> Vec<u8> {
@@ -53,7 +53,8 @@ fn bytes_pass_unchanged_through_files() {
 #[test]
 fn the_end_of_input_reaches_the_command() {
     assert_eq!(run(mote_run(&[]).args(["--", "wc", "-c"]), b"12345").text(), "5\n");
-    let mut child = mote_run(&[]).args(["--", "cat"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        mote_run(&[]).args(["--", "cat"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     assert!(wait(&mut child).success());
 }
 

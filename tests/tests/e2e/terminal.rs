@@ -1,6 +1,6 @@
 //! `mote run -t`: the user's terminal is the command's.
 
-use mote_tests::harness::{Leftovers, Terminal, children, mote_run, process_ended, run, HANG, shell_status};
+use mote_tests::harness::{HANG, Leftovers, Terminal, children, mote_run, process_ended, run, shell_status};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -74,7 +74,8 @@ fn the_terminal_is_restored_however_it_ends() {
     assert!(terminal.is_restored());
 
     // A signal for the caller.
-    let mut terminal = Terminal::start(mote_run(&["-t"]).args(["--", "sh", "-c", "echo on; exec sleep 1000"]), 24, 80);
+    let mut terminal =
+        Terminal::start(mote_run(&["-t"]).args(["--", "sh", "-c", "echo on; exec sleep 1000"]), 24, 80);
     terminal.read_until("on");
     kill(pid(terminal.pid()), Signal::SIGTERM).unwrap();
     assert_eq!(shell_status(terminal.wait()), 128 + 15);

@@ -30,12 +30,18 @@ pub(super) struct DeviceLoop {
 
 impl DeviceLoop {
     pub(super) fn new() -> Result<Self, Error> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| host("create an epoll instance")(e.into()))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|e| host("create an epoll instance")(e.into()))?;
         Ok(Self { epoll, sources: Vec::new() })
     }
 
     /// Watches a queue of a device.
-    pub(super) fn add_queue(&mut self, device: Arc<MmioDevice>, queue: usize, kick: EventFd) -> Result<(), Error> {
+    pub(super) fn add_queue(
+        &mut self,
+        device: Arc<MmioDevice>,
+        queue: usize,
+        kick: EventFd,
+    ) -> Result<(), Error> {
         // SAFETY: the eventfd is open and owned by `sources`, which lives as long as the epoll instance.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(kick.as_raw_fd()) };
         self.watch(fd)?;

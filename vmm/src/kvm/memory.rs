@@ -65,7 +65,8 @@ impl Mapping {
         let reserved = len.checked_add(HUGE_PAGE).and_then(NonZeroUsize::new).ok_or_else(too_large)?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no other memory.
-        let base = unsafe { mmap_anonymous(None, reserved, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        let base =
+            unsafe { mmap_anonymous(None, reserved, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
         let head = base.as_ptr().align_offset(HUGE_PAGE);
         // SAFETY: `head` is less than `HUGE_PAGE`, so the result and the `len` bytes behind it lie in the mapping.
         let start = unsafe { base.byte_add(head) };

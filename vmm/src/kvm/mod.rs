@@ -35,6 +35,9 @@ use crate::{
 /// The version of KVM's interface; it has not changed since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
+/// The loader reads ELF headers and copies.
+const LOADER_STACK: usize = 256 * 1024;
+
 /// The KVM hypervisor.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Kvm;
@@ -53,51 +56,64 @@ impl Hypervisor for Kvm {
         config.check()?;
         let kvm = kvm_ioctls::Kvm::new().map_err(failed("open /dev/kvm"))?;
         if kvm.get_api_version() != API_VERSION {
-            return Err(Error::Kvm("this kernel's KVM has another API", std::io::ErrorKind::Unsupported.into()));
+            return Err(Error::Kvm(
+                "this kernel's KVM has another API",
+                std::io::ErrorKind::Unsupported.into(),
+            ));
         }
-        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-        config.milestones.reached(Milestone::VmCreated);
-
         let ram = GuestRam::new(config.memory)?;
-        map_memory(&vm, &ram)?;
+        let memory = ram.memory();
         config.milestones.reached(Milestone::MemoryReady);
-
-        vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
-        vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;
-
         let mut cmdline = arch::base_cmdline(config.verbose_log);
-        let mut devices = Vec::new();
-        let mut device_loop = DeviceLoop::new()?;
-        for (index, device) in (0u32..).zip(config.devices) {
+        for index in (0u32..).take(config.devices.len()) {
             cmdline.push(' ');
             cmdline.push_str(&arch::virtio_mmio_option(index));
-            devices.push(attach(&vm, &ram, index, device, &mut device_loop)?);
         }
         cmdline.push(' ');
         cmdline.push_str(&config.cmdline);
 
-        let entry = arch::load(
-            ram.memory(),
-            &mut config.kernel,
-            &config.kernel_path,
-            config.initrd,
-            &cmdline,
-            config.vcpus,
-        )?;
-        config.milestones.reached(Milestone::KernelLoaded);
+        // Making a VM is mostly waiting, for threads and grace periods of the host's kernel: the guest's kernel is read meanwhile.
+        let (vm, entry) = std::thread::scope(|scope| {
+            let loader = std::thread::Builder::new()
+                .name("loader".into())
+                .stack_size(LOADER_STACK)
+                .spawn_scoped(scope, || {
+                    let (kernel, path) = (&mut config.kernel, &config.kernel_path);
+                    let entry = arch::load(memory, kernel, path, config.initrd, &cmdline, config.vcpus);
+                    config.milestones.reached(Milestone::KernelLoaded);
+                    entry
+                });
+            let vm = kvm.create_vm().map_err(failed("create a VM"));
+            config.milestones.reached(Milestone::VmCreated);
+            let panicked = |_| Error::Host("load the kernel", std::io::Error::other("the loader panicked"));
+            let entry = loader.map_err(host("start the loader"))?.join().map_err(panicked)??;
+            Ok::<_, Error>((vm?, entry))
+        })?;
+        map_memory(&vm, &ram)?;
+        vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
+        vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;
+
+        let mut devices = Vec::new();
+        let mut device_loop = DeviceLoop::new()?;
+        for (index, device) in (0u32..).zip(config.devices) {
+            devices.push(attach(&vm, &ram, index, device, &mut device_loop)?);
+        }
 
         let ending = Arc::new(Ending::new().map_err(host("create an event descriptor"))?);
         let on_halt = Arc::clone(&ending);
         config.log.on_halt(Box::new(move || on_halt.record(Exit::PowerOff)));
         let bus = Arc::new(Bus::new(devices, &config.log));
-        let supported =
-            kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(failed("read the CPUID leaves"))?;
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("read the CPUID leaves"))?;
 
         let mut vcpus = Vec::new();
         for index in 0..config.vcpus {
             let fd = vm.create_vcpu(index.into()).map_err(failed("create a vCPU"))?;
-            fd.set_cpuid2(&arch::cpuid_for_vcpu(&supported, index, config.vcpus)).map_err(failed("set CPUID"))?;
-            let msrs = arch::boot_msrs().map_err(|_| Error::Kvm("list registers", std::io::Error::other("too many")))?;
+            fd.set_cpuid2(&arch::cpuid_for_vcpu(&supported, index, config.vcpus))
+                .map_err(failed("set CPUID"))?;
+            let msrs = arch::boot_msrs()
+                .map_err(|_| Error::Kvm("list registers", std::io::Error::other("too many")))?;
             fd.set_msrs(&msrs).map_err(failed("set registers"))?;
             if index == 0 {
                 arch::enter_kernel(&fd, entry).map_err(failed("set the entry point"))?;
@@ -105,7 +121,8 @@ impl Hypervisor for Kvm {
             vcpus.push(fd);
         }
 
-        let mut running = KvmVm { _vm: vm, ram, ending, log: config.log, vcpus: Vec::new(), device_loop: None };
+        let mut running =
+            KvmVm { _vm: vm, ram, ending, log: config.log, vcpus: Vec::new(), device_loop: None };
         running.device_loop = Some(device_loop.spawn()?);
         config.milestones.reached(Milestone::FirstEntry);
         for (index, fd) in (0u8..).zip(vcpus) {
@@ -141,12 +158,16 @@ fn attach(
 ) -> Result<Arc<MmioDevice>, Error> {
     let irq = layout::FIRST_IRQ + index;
     if irq >= layout::IRQ_LINES.into() {
-        return Err(Error::Kvm("give a device an interrupt line", std::io::Error::other("all lines are in use")));
+        return Err(Error::Kvm(
+            "give a device an interrupt line",
+            std::io::Error::other("all lines are in use"),
+        ));
     }
     if !vm.check_extension(Cap::Ioeventfd) || !vm.check_extension(Cap::Irqfd) {
         return Err(Error::Kvm("bind event descriptors", std::io::ErrorKind::Unsupported.into()));
     }
-    let nonblocking = nix::sys::eventfd::EfdFlags::EFD_NONBLOCK.bits() | nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits();
+    let nonblocking =
+        nix::sys::eventfd::EfdFlags::EFD_NONBLOCK.bits() | nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits();
     let interrupt = EventFd::new(nonblocking).map_err(host("create an event descriptor"))?;
     vm.register_irqfd(&interrupt, irq).map_err(failed("bind an interrupt"))?;
     let queues = device.queue_sizes().len();
@@ -155,7 +176,8 @@ fn attach(
     let window = layout::MMIO_START + u64::from(index) * layout::MMIO_WINDOW;
     for queue in 0..queues {
         let kick = EventFd::new(nonblocking).map_err(host("create an event descriptor"))?;
-        let number = u32::try_from(queue).map_err(|_| Error::Kvm("bind a queue", std::io::ErrorKind::Unsupported.into()))?;
+        let number = u32::try_from(queue)
+            .map_err(|_| Error::Kvm("bind a queue", std::io::ErrorKind::Unsupported.into()))?;
         vm.register_ioevent(&kick, &IoEventAddress::Mmio(window + QUEUE_NOTIFY_OFFSET), number)
             .map_err(failed("bind a queue"))?;
         device_loop.add_queue(Arc::clone(&device), queue, kick)?;

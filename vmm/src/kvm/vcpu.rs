@@ -38,7 +38,12 @@ pub(super) struct VcpuThread {
 }
 
 impl VcpuThread {
-    pub(super) fn spawn(index: u8, mut fd: VcpuFd, bus: Arc<Bus>, ending: Arc<Ending>) -> Result<Self, Error> {
+    pub(super) fn spawn(
+        index: u8,
+        mut fd: VcpuFd,
+        bus: Arc<Bus>,
+        ending: Arc<Ending>,
+    ) -> Result<Self, Error> {
         extern "C" fn nothing(_: i32) {}
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, so it is async-signal-safe; the signal is not used for anything else.
@@ -88,7 +93,9 @@ fn run_until_end(fd: &mut VcpuFd, bus: &Bus, ending: &Ending) -> Exit {
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen) => {}
             Ok(VcpuExit::InternalError) => return Exit::Failed(internal_error(fd)),
             Ok(VcpuExit::FailEntry(reason, _)) => {
-                return Exit::Failed(format!("the processor refused to enter the guest (reason {reason:#x})"));
+                return Exit::Failed(format!(
+                    "the processor refused to enter the guest (reason {reason:#x})"
+                ));
             }
             Ok(other) => return Exit::Failed(format!("unexpected KVM exit {other:?}")),
             Err(error) if matches!(Errno::from_raw(error.errno()), Errno::EINTR | Errno::EAGAIN) => {
@@ -105,5 +112,7 @@ fn run_until_end(fd: &mut VcpuFd, bus: &Bus, ending: &Ending) -> Exit {
 fn internal_error(fd: &mut VcpuFd) -> String {
     // SAFETY: `KVM_RUN` has just returned with this exit reason, for which KVM fills in this member of the union.
     let suberror = unsafe { fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
-    format!("KVM cannot run the guest's code (internal error, suberror {suberror}); is nested virtualisation usable here?")
+    format!(
+        "KVM cannot run the guest's code (internal error, suberror {suberror}); is nested virtualisation usable here?"
+    )
 }

@@ -109,7 +109,11 @@ impl MmioDevice {
     ///
     /// # Errors
     /// A queue size that is no power of two, or above 32768.
-    pub fn new(device: Box<dyn Device>, memory: Memory, interrupt: EventFd) -> Result<Arc<Self>, virtio_queue::Error> {
+    pub fn new(
+        device: Box<dyn Device>,
+        memory: Memory,
+        interrupt: EventFd,
+    ) -> Result<Arc<Self>, virtio_queue::Error> {
         let queues = device.queue_sizes().iter().map(|size| Queue::new(*size)).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self {
             inner: Mutex::new(Inner {
@@ -288,7 +292,11 @@ impl Inner {
         for (index, queue) in self.queues.iter_mut().enumerate() {
             queue.set_event_idx(event_idx);
             if queue.ready() && !queue.is_valid(&self.memory) {
-                tracing::error!(device = self.device.name(), queue = index, "driver set up a queue that is not valid");
+                tracing::error!(
+                    device = self.device.name(),
+                    queue = index,
+                    "driver set up a queue that is not valid"
+                );
                 self.status |= status::NEEDS_RESET;
                 return;
             }
@@ -300,7 +308,8 @@ impl Inner {
         if self.status & status::DRIVER_OK == 0 || self.status & status::NEEDS_RESET != 0 {
             return;
         }
-        let mut queues: Vec<_> = self.queues.iter_mut().map(|queue| VirtQueue::new(queue, &self.memory)).collect();
+        let mut queues: Vec<_> =
+            self.queues.iter_mut().map(|queue| VirtQueue::new(queue, &self.memory)).collect();
         let result = self.device.process(wake, &mut queues);
         let mut raise = false;
         for queue in &mut queues {
@@ -312,7 +321,11 @@ impl Inner {
         }
         if let Err(error) = result {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(device = self.device.name(), cause, "{error}: the device stops until it is reset");
+            tracing::error!(
+                device = self.device.name(),
+                cause,
+                "{error}: the device stops until it is reset"
+            );
             self.status |= status::NEEDS_RESET;
             interrupt.raise(CONFIG_CHANGE);
         }

@@ -61,12 +61,21 @@ mod tests {
     use super::*;
 
     fn leaf(function: u32, index: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 { function, index, eax: 0x21, ebx: 0xffff_ffff, ecx: 0, edx: 0, ..Default::default() }
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: 0x21,
+            ebx: 0xffff_ffff,
+            ecx: 0,
+            edx: 0,
+            ..Default::default()
+        }
     }
 
     #[test]
     fn each_vcpu_has_its_own_apic_id() {
-        let supported = CpuId::from_entries(&[leaf(1, 0), leaf(0xb, 0), leaf(0xb, 1), leaf(0x8000_001e, 0)]).unwrap();
+        let supported =
+            CpuId::from_entries(&[leaf(1, 0), leaf(0xb, 0), leaf(0xb, 1), leaf(0x8000_001e, 0)]).unwrap();
         for index in 0..5 {
             let cpuid = for_vcpu(&supported, index, 5);
             let [one, threads, cores, amd] = cpuid.as_slice() else { panic!("a leaf went missing") };

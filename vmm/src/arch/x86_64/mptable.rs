@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn lists_every_processor_once() {
         let table = configuration_table(3);
-        let processors: Vec<_> = table[HEADER_LEN..HEADER_LEN + 60].chunks(20).map(|p| (p[0], p[1], p[3])).collect();
+        let processors: Vec<_> =
+            table[HEADER_LEN..HEADER_LEN + 60].chunks(20).map(|p| (p[0], p[1], p[3])).collect();
         assert_eq!(processors, [(PROCESSOR, 0, 3), (PROCESSOR, 1, 1), (PROCESSOR, 2, 1)]);
     }
 }
