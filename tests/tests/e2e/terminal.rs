@@ -43,8 +43,9 @@ fn it_is_a_terminal_with_a_name() {
 #[test]
 fn control_c_goes_to_the_command_only() {
     let mut terminal = shell();
-    terminal.type_in("sleep 1000\r");
-    terminal.read_until("sleep 1000");
+    // Only once the command runs is the terminal the command's, and Ctrl-C a signal.
+    terminal.type_in("sh -c 'echo on-$((1 + 1)); exec sleep 1000'\r");
+    terminal.read_until("on-2");
     terminal.type_in("\x03");
     terminal.read_until("# ");
     terminal.type_in("echo still-$((40 + 2))\r");
