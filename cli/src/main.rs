@@ -7,6 +7,7 @@
 mod args;
 mod check;
 mod documents;
+mod image;
 mod logging;
 mod memory;
 mod report;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     }
     match arguments.verb {
         Verb::Run(options) => run::run(*options, &arguments.log, timeline),
+        Verb::Image(options) => image::image(*options, &arguments.log),
         Verb::Check => check::check(),
         Verb::Version => documents::version(),
         Verb::Completions { shell } => documents::completions(shell),

@@ -63,11 +63,11 @@ pub(crate) struct Program(Vec<u8>);
 impl Program {
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
-        let strings = Strings::of(&spec.process)?;
+        let strings = Strings::of(spec)?;
         let mut buf = vec![0; limits::MAX_REQUEST];
         let mut writer = ProgramWriter::new(&mut buf);
         let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
-        root(spec, &mut push)?;
+        root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
         let used = writer.finish().as_bytes().len();
         buf.truncate(used);
@@ -92,7 +92,11 @@ fn too_long() -> Error {
 }
 
 /// Puts the root together and enters it.
-fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn root(
+    spec: &Spec,
+    strings: &Strings,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
     push(Operation::Unshare { namespaces: CLONE_NEWNS })?;
     for path in [c"/image", c"/overlay", c"/root"] {
         push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
@@ -139,6 +143,20 @@ fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) 
     for (content, path) in DEV_LINKS {
         push(Operation::MakeSymlink { content: (*content).into(), path: (*path).into() })?;
     }
+    for folder in &strings.folders {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
+    }
+    for (source, volume) in &strings.volumes {
+        push(Operation::MakeDirectory { path: volume.as_c_str().into(), mode: 0o755 })?;
+        if spec.read_only {
+            // A mount of its own stays as it is when the root is closed.
+            push(Operation::BindMount {
+                source: source.as_c_str().into(),
+                target: volume.as_c_str().into(),
+                recursive: false,
+            })?;
+        }
+    }
     if spec.read_only {
         push(Operation::SetMountAttributes { target: c"/".into(), set: RDONLY, clear: 0 })?;
     }
@@ -152,7 +170,11 @@ fn surroundings(
     push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     push(Operation::SetHostname { name: strings.hostname.as_c_str().into() })?;
-    push(Operation::SetIds { uid: process.uid, gid: process.gid, groups: IdList::default() })?;
+    push(Operation::SetIds {
+        uid: process.uid,
+        gid: process.gid,
+        groups: IdList::from_bytes(&strings.groups).unwrap_or_default(),
+    })?;
     push(Operation::ChangeDirectory { path: strings.directory.as_c_str().into() })?;
     push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
 }
@@ -163,10 +185,15 @@ struct Strings {
     environment: Vec<u8>,
     directory: CString,
     hostname: CString,
+    groups: Vec<u8>,
+    folders: Vec<CString>,
+    /// Each as the guest sees it, and as the command does.
+    volumes: Vec<(CString, CString)>,
 }
 
 impl Strings {
-    fn of(process: &Process) -> Result<Self, Error> {
+    fn of(spec: &Spec) -> Result<Self, Error> {
+        let process = &spec.process;
         let c_string = |what: &str, bytes: &[u8]| {
             CString::new(bytes)
                 .map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
@@ -196,11 +223,36 @@ impl Strings {
         if process.hostname.is_empty() || process.hostname.len() > 64 {
             return Err(Error::new(Kind::Process, "the host name must have 1 to 64 bytes"));
         }
+        if process.groups.len() > limits::MAX_GROUPS {
+            return Err(Error::new(
+                Kind::Process,
+                format!(
+                    "the user has more than {} groups: name one, as in --user USER:GROUP",
+                    limits::MAX_GROUPS
+                ),
+            ));
+        }
         Ok(Self {
             arguments: joined("the command line", &process.arguments)?,
             environment: joined("the environment", &process.environment)?,
             directory: c_string("the working directory", &process.directory)?,
             hostname: c_string("the host name", process.hostname.as_bytes())?,
+            groups: process.groups.iter().flat_map(|group| group.to_le_bytes()).collect(),
+            folders: spec
+                .folders
+                .iter()
+                .map(|folder| c_string("a folder", folder))
+                .collect::<Result<_, _>>()?,
+            volumes: spec
+                .volumes
+                .iter()
+                .map(|volume| {
+                    Ok((
+                        c_string("a volume", &[b"/root", &**volume].concat())?,
+                        c_string("a volume", volume)?,
+                    ))
+                })
+                .collect::<Result<_, Error>>()?,
         })
     }
 }
@@ -246,6 +298,8 @@ mod tests {
             kernel_options: String::new(),
             rootfs: "/r".into(),
             read_only: false,
+            folders: Vec::new(),
+            volumes: Vec::new(),
             console: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
@@ -253,8 +307,10 @@ mod tests {
                 directory: b"/".to_vec(),
                 uid: 1,
                 gid: 2,
+                groups: Vec::new(),
                 hostname: "h".into(),
                 streams: Streams::Pipes,
+                stop_signal: None,
             },
         }
     }
@@ -281,6 +337,23 @@ mod tests {
     }
 
     #[test]
+    fn volumes_stay_open_when_the_root_is_closed() {
+        let words = |read_only| {
+            let spec =
+                Spec { read_only, volumes: vec![b"/data".to_vec()], folders: vec![b"/w".to_vec()], ..spec() };
+            let program = Program::compile(&spec).unwrap();
+            program.operations().map(|operation| describe(&operation.unwrap())).collect::<Vec<_>>()
+        };
+        let at = |words: &[String], word: &str| words.iter().position(|other| other == word);
+        let open = words(false);
+        assert!(at(&open, "make folder /data").is_some() && at(&open, "make folder /w").is_some());
+        assert_eq!(at(&open, "bind /root/data to /data"), None);
+        let closed = words(true);
+        assert!(at(&closed, "bind /root/data to /data") < at(&closed, "change the mount at /"));
+        assert!(at(&closed, "bind /root/data to /data") > at(&closed, "make folder /data"));
+    }
+
+    #[test]
     fn refuses_what_the_guest_could_not_take() {
         let with = |change: fn(&mut Process)| {
             let mut spec = spec();
@@ -290,6 +363,7 @@ mod tests {
         assert!(with(|p| p.arguments.push(b"a\0b".to_vec())).contains("NUL"));
         assert!(with(|p| p.environment = vec![b"A=1".to_vec(); 5000]).contains("4096"));
         assert!(with(|p| p.environment = vec![vec![b'x'; 600 << 10]]).contains("too long"));
+        assert!(with(|p| p.groups = vec![1; 65]).contains("64 groups"));
         assert!(with(|p| p.directory = b"relative".to_vec()).contains("absolute"));
         assert!(with(|p| p.hostname = "x".repeat(65)).contains("64 bytes"));
     }
