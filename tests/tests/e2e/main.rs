@@ -5,6 +5,7 @@
 mod bad_input;
 mod command;
 mod death;
+mod hostile;
 mod machine;
 mod rootfs;
 mod streams;
