@@ -239,7 +239,7 @@ impl Server {
         let (major, minor, readahead) = (fields.u32()?, fields.u32()?, fields.u32()?);
         let mut offered = u64::from(fields.u32()?);
         if major < abi::MAJOR || (major == abi::MAJOR && minor < abi::OLDEST_MINOR) {
-            tracing::warn!(major, minor, "guest speaks a version of FUSE that is too old");
+            tracing::debug!(major, minor, "guest speaks a version of FUSE that is too old");
             return Err(Errno::EPROTO);
         }
         if offered & init::INIT_EXT != 0 {
