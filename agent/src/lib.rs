@@ -31,6 +31,7 @@ mod requests;
 mod spawn;
 pub mod sys;
 mod token;
+mod watch;
 
 pub use agent::{Agent, say_hello};
 pub use machine::{Machine, Stop};

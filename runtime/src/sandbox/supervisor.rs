@@ -142,7 +142,7 @@ impl Supervisor<'_> {
                     heard.push(Heard::Exited(exited.status, exited.at_ns));
                 }
                 Event::Failed(failed) => heard.push(Heard::Failed(describe(program, &failed), failed.code)),
-                Event::Exited(_) | Event::Done(()) => {}
+                Event::Exited(_) | Event::Done(()) | Event::Created(_) | Event::Contents(_) => {}
             }
             Ok(())
         });
