@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
-use crate::memory::MemorySize;
+use crate::{bench::args::BenchVerb, memory::MemorySize};
 
 /// Runs commands, each in a virtual machine of its own.
 ///
@@ -49,6 +49,12 @@ pub(crate) enum Verb {
     Run(Box<RunOptions>),
     /// Say what this host can do, and what to do about what is missing.
     Check,
+    /// Measure: how fast machines start, what they weigh, how fast bytes move.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -142,6 +148,17 @@ pub(crate) enum HypervisorName {
     Kvm,
     /// QEMU, on KVM or with its software emulation
     Qemu,
+}
+
+impl HypervisorName {
+    /// As it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
 }
 
 impl From<HypervisorName> for HypervisorChoice {
