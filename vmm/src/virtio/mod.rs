@@ -5,10 +5,14 @@
 //! socket became readable) shows it through one descriptor, usually its own epoll instance, that the transport watches.
 
 pub mod block;
+mod complaints;
 pub mod mmio;
 mod queue;
 pub mod vhost_user;
 pub mod vsock;
+
+#[cfg(test)]
+mod testing;
 
 use std::os::fd::BorrowedFd;
 
@@ -52,6 +56,14 @@ pub enum DeviceError {
         /// Why it failed.
         source: std::io::Error,
     },
+}
+
+impl DeviceError {
+    /// The error and what it comes from, in one line.
+    fn whole(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
 }
 
 /// A virtio device, whatever carries it.
