@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
 use crate::{
+    bench::args::BenchVerb,
     memory::MemorySize,
     volume::{self, VolumeOption},
 };
@@ -52,6 +53,12 @@ pub(crate) enum Verb {
     Run(Box<RunOptions>),
     /// Say what this host can do, and what to do about what is missing.
     Check,
+    /// Measure: how fast machines start, what they weigh, how fast bytes move.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -163,6 +170,17 @@ pub(crate) enum HypervisorName {
     Kvm,
     /// QEMU, on KVM or with its software emulation
     Qemu,
+}
+
+impl HypervisorName {
+    /// As it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
 }
 
 impl From<HypervisorName> for HypervisorChoice {

@@ -40,9 +40,9 @@ mod spec;
 mod terminal;
 mod timeline;
 
-pub use assets::{default_rootfs, initrd, kernel};
+pub use assets::{agent_size, default_rootfs, initrd, kernel, meter, meter_initrd};
 pub use caller::{Outcome, run};
-pub use choice::{HypervisorChoice, qemu_available};
+pub use choice::{HypervisorChoice, hypervisor, qemu_available};
 pub use error::{Error, Failure, Kind};
 pub use sandbox::{LIFELINE_FD, main as sandbox_main};
 pub use spec::{Cache, Process, Rootfs, Share, Spec, Streams, Volume};
