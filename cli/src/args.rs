@@ -5,7 +5,10 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
-use crate::memory::MemorySize;
+use crate::{
+    memory::MemorySize,
+    volume::{self, VolumeOption},
+};
 
 /// Runs commands, each in a virtual machine of its own.
 ///
@@ -77,6 +80,7 @@ Examples:
   mote run -- uname -a
   echo hello | mote run -- tr a-z A-Z
   mote run -t -- sh
+  mote run -v ./src:/src:ro -v ./out:/out -- sh -c 'ls /src > /out/list'
   mote run --rootfs ./debian --memory 512m --cpus 2 -- /bin/bash -c 'nproc; free -m'";
 
 #[derive(Debug, Args)]
@@ -86,6 +90,15 @@ pub(crate) struct RunOptions {
     /// The source is never changed. Default: a small one with busybox.
     #[arg(long, value_name = "PATH")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// What becomes of a folder given as --rootfs.
+    #[arg(long, value_name = "MODE", default_value = "image")]
+    pub(crate) rootfs_mode: RootfsMode,
+    /// Show a folder or a file from here to the command: SOURCE:TARGET[:OPTIONS].
+    ///
+    /// Options, separated by commas: ro, so that it cannot be changed; cache=auto (the default: what changes here is seen at
+    /// once), cache=none (each read comes here) or cache=always (for what nobody else changes: the fastest).
+    #[arg(short, long, value_name = "SOURCE:TARGET", value_parser = volume::parser())]
+    pub(crate) volume: Vec<VolumeOption>,
     /// Make the root file system read-only; otherwise changes go to memory and are forgotten.
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -132,6 +145,14 @@ pub(crate) struct RunOptions {
     /// The command, after `--`, and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RootfsMode {
+    /// Packed once, and remembered by its content
+    Image,
+    /// Used as it is, over virtio-fs; it must not be changed meanwhile
+    Virtiofs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ mod logging;
 mod memory;
 mod report;
 mod run;
+mod volume;
 
 use std::process::ExitCode;
 
