@@ -3,10 +3,13 @@
 //! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
+mod describe;
+
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
+use self::describe::describe;
 use crate::{
     Error,
     error::Kind,
@@ -254,27 +257,6 @@ impl Strings {
 /// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
 fn list(bytes: &[u8]) -> StrList<'_> {
     StrList::from_bytes(bytes).unwrap_or_default()
-}
-
-fn describe(operation: &Operation<'_>) -> String {
-    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
-    match *operation {
-        Operation::Unshare { .. } => "make namespaces".into(),
-        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
-        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
-        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
-        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
-        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
-        Operation::SetRoot { path } => format!("use {} as root", text(path)),
-        Operation::EnterRoot => "enter the root".into(),
-        Operation::SetHostname { name } => format!("set host name {}", text(name)),
-        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
-        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
-        Operation::Exec { arguments, .. } => {
-            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
-            format!("execute {}", program.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
