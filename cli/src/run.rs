@@ -9,11 +9,11 @@ use std::{
 };
 
 use mote_rootfs_builder::{Store, image};
-use mote_runtime::{Error, Kind, Process, Spec, Streams, Timeline};
+use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
-    args::{LogFormat, LogOptions, RunOptions},
-    memory, report,
+    args::{LogFormat, LogOptions, RootfsMode, RunOptions},
+    memory, report, volume,
 };
 
 /// What a command finds in `PATH` if nobody says otherwise.
@@ -64,6 +64,9 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
         return Err(Error::new(Kind::Process, "--tty: standard input is not a terminal"));
     }
     let environment = environment(&options);
+    let (mut shares, mut volumes) = (Vec::new(), Vec::new());
+    let rootfs = rootfs(options.rootfs.as_deref(), options.rootfs_mode, &mut shares)?;
+    volume::complete(options.volume, &mut shares, &mut volumes)?;
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
     Ok(Spec {
         hypervisor: options.hypervisor.into(),
@@ -72,8 +75,10 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
         kernel: mote_runtime::kernel(options.kernel.as_deref())?,
         initrd: options.initrd,
         kernel_options: options.kernel_options,
-        rootfs: rootfs(options.rootfs.as_deref())?,
+        rootfs,
         read_only: options.read_only,
+        shares,
+        volumes,
         console: options.console,
         process: Process {
             arguments: options.command.into_iter().map(OsString::into_vec).collect(),
@@ -87,22 +92,41 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
     })
 }
 
-/// The image to boot from: a folder is packed into the store, a file is used as it is.
-fn rootfs(asked: Option<&Path>) -> Result<PathBuf, Error> {
-    let Some(path) = asked else { return mote_runtime::default_rootfs() };
+/// What the command gets as its root: a folder is packed into the store, or shared; a file is used as it is.
+fn rootfs(asked: Option<&Path>, mode: RootfsMode, shares: &mut Vec<Share>) -> Result<Rootfs, Error> {
+    let Some(path) = asked else {
+        return match mode {
+            RootfsMode::Image => mote_runtime::default_rootfs().map(Rootfs::Image),
+            RootfsMode::Virtiofs => {
+                Err(Error::new(Kind::Rootfs, "--rootfs-mode virtiofs: give a folder with --rootfs"))
+            }
+        };
+    };
     let wrong = |error: &dyn std::error::Error| {
         Error::because(Kind::Rootfs, format!("--rootfs {}", path.display()), error)
     };
-    if path.is_dir() {
-        let location = match std::env::var_os("MOTE_STORE") {
-            Some(location) => PathBuf::from(location),
-            None => Store::default_location().map_err(|error| wrong(&error))?,
-        };
-        let store = Store::open(location).map_err(|error| wrong(&error))?;
-        store.folder_image(path).map_err(|error| wrong(&error))
-    } else {
-        image::check(path).map_err(|error| wrong(&error))?;
-        Ok(path.to_owned())
+    match mode {
+        RootfsMode::Virtiofs if path.is_dir() => {
+            // The file system above it takes what the command changes, and wants what is below to stay as it is.
+            shares.push(Share { source: volume::absolute(path)?, read_only: true, cache: Cache::Always });
+            Ok(Rootfs::Share(shares.len() - 1))
+        }
+        RootfsMode::Virtiofs => Err(Error::new(
+            Kind::Rootfs,
+            format!("--rootfs {}: not a folder, as --rootfs-mode virtiofs needs", path.display()),
+        )),
+        RootfsMode::Image if path.is_dir() => {
+            let location = match std::env::var_os("MOTE_STORE") {
+                Some(location) => PathBuf::from(location),
+                None => Store::default_location().map_err(|error| wrong(&error))?,
+            };
+            let store = Store::open(location).map_err(|error| wrong(&error))?;
+            store.folder_image(path).map(Rootfs::Image).map_err(|error| wrong(&error))
+        }
+        RootfsMode::Image => {
+            image::check(path).map_err(|error| wrong(&error))?;
+            Ok(Rootfs::Image(path.to_owned()))
+        }
     }
 }
 

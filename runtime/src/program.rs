@@ -3,14 +3,18 @@
 //! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
+mod describe;
+
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
+use self::describe::describe;
 use crate::{
     Error,
     error::Kind,
-    spec::{Process, Spec},
+    shares,
+    spec::{Process, Rootfs, Spec, Volume},
 };
 
 /// `MOUNT_ATTR_*` of `linux/mount.h`.
@@ -63,11 +67,11 @@ pub(crate) struct Program(Vec<u8>);
 impl Program {
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
-        let strings = Strings::of(&spec.process)?;
+        let strings = Strings::of(spec)?;
         let mut buf = vec![0; limits::MAX_REQUEST];
         let mut writer = ProgramWriter::new(&mut buf);
         let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
-        root(spec, &mut push)?;
+        root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
         let used = writer.finish().as_bytes().len();
         buf.truncate(used);
@@ -92,19 +96,33 @@ fn too_long() -> Error {
 }
 
 /// Puts the root together and enters it.
-fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn root(
+    spec: &Spec,
+    strings: &Strings,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
     push(Operation::Unshare { namespaces: CLONE_NEWNS })?;
     for path in [c"/image", c"/overlay", c"/root"] {
         push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
     }
-    push(Operation::Mount {
-        fs_type: c"erofs".into(),
-        source: c"/dev/vda".into(),
-        target: c"/image".into(),
-        attributes: RDONLY,
-        // The file system itself, not only this mount of it: else the kernel wants to write to the device.
-        options: list(b"ro\0"),
-    })?;
+    if !spec.shares.is_empty() {
+        shares::mount(push)?;
+    }
+    match spec.rootfs {
+        Rootfs::Image(_) => push(Operation::Mount {
+            fs_type: c"erofs".into(),
+            source: c"/dev/vda".into(),
+            target: c"/image".into(),
+            attributes: RDONLY,
+            // The file system itself, not only this mount of it: else the kernel wants to write to the device.
+            options: list(b"ro\0"),
+        })?,
+        Rootfs::Share(index) => push(Operation::BindMount {
+            source: shares::guest_path(index).as_c_str().into(),
+            target: c"/image".into(),
+            recursive: true,
+        })?,
+    }
     push(Operation::Mount {
         fs_type: c"tmpfs".into(),
         source: c"tmpfs".into(),
@@ -139,10 +157,33 @@ fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) 
     for (content, path) in DEV_LINKS {
         push(Operation::MakeSymlink { content: (*content).into(), path: (*path).into() })?;
     }
+    for (volume, target) in spec.volumes.iter().zip(&strings.volumes) {
+        bind(spec, volume, target, push)?;
+    }
     if spec.read_only {
         push(Operation::SetMountAttributes { target: c"/".into(), set: RDONLY, clear: 0 })?;
     }
     push(Operation::EnterRoot)
+}
+
+/// Shows a volume to the command. It brings no devices and no privileges with it.
+fn bind(
+    spec: &Spec,
+    volume: &Volume,
+    target: &CStr,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let share = spec.shares.get(volume.share).ok_or_else(|| {
+        Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
+    })?;
+    push(Operation::MakeDirectory { path: target.into(), mode: 0o755 })?;
+    push(Operation::BindMount {
+        source: shares::guest_path(volume.share).as_c_str().into(),
+        target: target.into(),
+        recursive: true,
+    })?;
+    let read_only = if share.read_only { RDONLY } else { 0 };
+    push(Operation::SetMountAttributes { target: target.into(), set: NOSUID | NODEV | read_only, clear: 0 })
 }
 
 /// The command and what it finds around itself.
@@ -157,16 +198,19 @@ fn surroundings(
     push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
 }
 
-/// A process's strings in the form that the wire wants.
+/// A specification's strings in the form that the wire wants.
 struct Strings {
     arguments: Vec<u8>,
     environment: Vec<u8>,
     directory: CString,
     hostname: CString,
+    /// Where the volumes are mounted.
+    volumes: Vec<CString>,
 }
 
 impl Strings {
-    fn of(process: &Process) -> Result<Self, Error> {
+    fn of(spec: &Spec) -> Result<Self, Error> {
+        let process = &spec.process;
         let c_string = |what: &str, bytes: &[u8]| {
             CString::new(bytes)
                 .map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
@@ -201,6 +245,11 @@ impl Strings {
             environment: joined("the environment", &process.environment)?,
             directory: c_string("the working directory", &process.directory)?,
             hostname: c_string("the host name", process.hostname.as_bytes())?,
+            volumes: spec
+                .volumes
+                .iter()
+                .map(|volume| c_string("the target of a volume", &volume.target))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -208,27 +257,6 @@ impl Strings {
 /// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
 fn list(bytes: &[u8]) -> StrList<'_> {
     StrList::from_bytes(bytes).unwrap_or_default()
-}
-
-fn describe(operation: &Operation<'_>) -> String {
-    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
-    match *operation {
-        Operation::Unshare { .. } => "make namespaces".into(),
-        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
-        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
-        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
-        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
-        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
-        Operation::SetRoot { path } => format!("use {} as root", text(path)),
-        Operation::EnterRoot => "enter the root".into(),
-        Operation::SetHostname { name } => format!("set host name {}", text(name)),
-        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
-        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
-        Operation::Exec { arguments, .. } => {
-            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
-            format!("execute {}", program.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -244,8 +272,10 @@ mod tests {
             kernel: "/k".into(),
             initrd: None,
             kernel_options: String::new(),
-            rootfs: "/r".into(),
+            rootfs: Rootfs::Image("/r".into()),
             read_only: false,
+            shares: Vec::new(),
+            volumes: Vec::new(),
             console: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],

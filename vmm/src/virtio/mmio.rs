@@ -167,8 +167,9 @@ impl MmioDevice {
                 if inner.write_status(value) {
                     self.interrupt.status.store(0, Ordering::SeqCst);
                 }
-                // What the driver put into the queues before it said that it is ready has not been looked at.
-                if inner.status & status::DRIVER_OK != 0 {
+                // What the driver put into the queues before it said that it is ready has not been looked at. A device with a
+                // thread of its own is not run by this one, a vCPU's: its driver notifies it of everything (3.1.1).
+                if inner.status & status::DRIVER_OK != 0 && !inner.device.needs_own_thread() {
                     inner.process(Wake::Events, &self.interrupt);
                 }
             }
