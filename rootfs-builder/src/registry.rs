@@ -53,30 +53,53 @@ impl Store {
     /// Pulls the image `name` of the platform of this machine, or what of it is not there.
     ///
     /// # Errors
-    /// [`Error::Registry`], [`Error::Credentials`], and those of images and the store.
+    /// [`Error::Registry`], [`Error::Credentials`], and those of images and the store. What was downloaded stays for the next time, unless
+    /// it turned out to be wrong.
     pub fn pull(&self, name: &Name, access: &Access, job: &Job<'_>) -> Result<Image, Error> {
+        let result = self.pull_from(name, access, job);
+        if !matches!(result, Ok(_) | Err(Error::Interrupted | Error::Registry { .. })) {
+            // What went wrong first is what counts.
+            let _ = self.collect(false);
+        }
+        result
+    }
+
+    fn pull_from(&self, name: &Name, access: &Access, job: &Job<'_>) -> Result<Image, Error> {
         let adding = self.adding(job)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| wrong(name, &error))?;
-        let remote = Remote::new(name, access)?;
-        let arrived = runtime.block_on(async {
-            tokio::select! {
-                stopped = stop(job.stop) => Err(stopped),
-                manifest = remote.manifest() => manifest,
+        let download = || {
+            let remote = Remote::new(name, access)?;
+            let manifest = async {
+                tokio::select! {
+                    stopped = stop(job.stop) => Err(stopped),
+                    manifest = remote.manifest() => manifest,
+                }
+            };
+            let (bytes, manifest, remote) = runtime.block_on(manifest)?;
+            self.check_sizes(&manifest, job)?;
+            let missing = self.missing(&manifest, job)?;
+            let blobs = async {
+                tokio::select! {
+                    stopped = stop(job.stop) => Err(stopped),
+                    done = remote.blobs(self, missing, job) => done,
+                }
+            };
+            runtime.block_on(blobs)?;
+            Ok(bytes)
+        };
+        match download() {
+            Ok(bytes) => {
+                // Its threads end here: whoever called this may want to be alone.
+                drop(runtime);
+                self.adopt(&Nothing, &bytes, std::slice::from_ref(name), &adding, job)
             }
-        });
-        let (bytes, manifest, remote) = arrived?;
-        self.check_sizes(&manifest, job)?;
-        let wanted = self.missing(&manifest, job)?;
-        runtime.block_on(async {
-            tokio::select! {
-                stopped = stop(job.stop) => Err(stopped),
-                done = remote.blobs(self, wanted, job) => done,
+            Err(error) => {
+                // Looking up a host's address may take longer than anybody wants to wait.
+                runtime.shutdown_background();
+                Err(error)
             }
-        })?;
-        // Resolving a host name may take longer than anybody wants to wait.
-        runtime.shutdown_background();
-        self.adopt(&Nothing, &bytes, std::slice::from_ref(name), adding, job)
+        }
     }
 
     /// The blobs that are not there, each with its file locked. In the order of their names, so that two who want the same do not wait
