@@ -7,5 +7,6 @@ mod command;
 mod death;
 mod machine;
 mod rootfs;
+mod shares;
 mod streams;
 mod terminal;
