@@ -120,7 +120,7 @@ fn root(
         Rootfs::Share(index) => push(Operation::BindMount {
             source: shares::guest_path(index).as_c_str().into(),
             target: c"/image".into(),
-            recursive: true,
+            recursive: false,
         })?,
     }
     push(Operation::Mount {
@@ -190,11 +190,13 @@ fn bind(
     let share = spec.shares.get(volume.share).ok_or_else(|| {
         Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
     })?;
-    push(Operation::MakeDirectory { path: target.into(), mode: 0o755 })?;
-    push(Operation::BindMount {
+    push(Operation::Bind {
         source: shares::guest_path(volume.share).as_c_str().into(),
         target: target.into(),
-        recursive: true,
+        recursive: false,
+        uids: c"".into(),
+        gids: c"".into(),
+        recursive_ids: false,
     })?;
     let read_only = if share.read_only { RDONLY } else { 0 };
     push(Operation::SetMountAttributes { target: target.into(), set: NOSUID | NODEV | read_only, clear: 0 })

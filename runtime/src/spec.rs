@@ -77,7 +77,7 @@ pub enum Cache {
 pub struct Volume {
     /// The index of the share.
     pub share: usize,
-    /// Where it is mounted, an absolute path. What is missing of it is made.
+    /// Where it is mounted, an absolute path. What is missing of it is made, as a folder or a file, whichever the share is.
     pub target: Vec<u8>,
 }
 

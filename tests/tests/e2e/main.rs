@@ -8,5 +8,6 @@ mod death;
 mod hostile;
 mod machine;
 mod rootfs;
+mod shares;
 mod streams;
 mod terminal;
