@@ -25,12 +25,14 @@ mod control;
 pub mod guest;
 mod link;
 mod machine;
+pub mod meter;
 mod process;
 pub mod program;
 mod requests;
 mod spawn;
 pub mod sys;
 mod token;
+mod watch;
 
 pub use agent::{Agent, say_hello};
 pub use machine::{Machine, Stop};

@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
 use crate::{
+    bench::args::BenchVerb,
     image::args::{ImageOptions, PullPolicy, RegistryOptions, StoreOptions, UnpackOptions},
     memory::MemorySize,
+    volume::{self, VolumeOption},
 };
 
 /// Runs commands, each in a virtual machine of its own.
@@ -54,6 +56,12 @@ pub(crate) enum Verb {
     Image(Box<ImageOptions>),
     /// Say what this host can do, and what to do about what is missing.
     Check,
+    /// Measure: how fast machines start, what they weigh, how fast bytes move.
+    Bench {
+        /// What is measured.
+        #[command(subcommand)]
+        what: BenchVerb,
+    },
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -84,6 +92,7 @@ Examples:
   mote run -- uname -a
   echo hello | mote run -- tr a-z A-Z
   mote run -t -- sh
+  mote run -v ./src:/src:ro -v ./out:/out -- sh -c 'ls /src > /out/list'
   mote run --rootfs ./debian --memory 512m --cpus 2 -- /bin/bash -c 'nproc; free -m'";
 
 #[derive(Debug, Args)]
@@ -93,6 +102,15 @@ pub(crate) struct RunOptions {
     /// The source is never changed. Default, if no image is named either: a small one with busybox.
     #[arg(long, value_name = "PATH", conflicts_with = "image")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// What becomes of a folder given as --rootfs.
+    #[arg(long, value_name = "MODE", default_value = "image")]
+    pub(crate) rootfs_mode: RootfsMode,
+    /// Show a folder or a file from here to the command: SOURCE:TARGET[:OPTIONS].
+    ///
+    /// Options, separated by commas: ro, so that it cannot be changed; cache=auto (the default: what changes here is seen at
+    /// once), cache=none (each read comes here) or cache=always (for what nobody else changes: the fastest).
+    #[arg(short, long, value_name = "SOURCE:TARGET", value_parser = volume::parser())]
+    pub(crate) volume: Vec<VolumeOption>,
     /// Make the root file system read-only; otherwise changes go to memory and are forgotten.
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -163,6 +181,14 @@ pub(crate) struct RunOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RootfsMode {
+    /// Packed once, and remembered by its content
+    Image,
+    /// Used as it is, over virtio-fs; it must not be changed meanwhile
+    Virtiofs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HypervisorName {
     /// KVM where it runs real guests, else QEMU
     Auto,
@@ -170,6 +196,17 @@ pub(crate) enum HypervisorName {
     Kvm,
     /// QEMU, on KVM or with its software emulation
     Qemu,
+}
+
+impl HypervisorName {
+    /// As it is written on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
 }
 
 impl From<HypervisorName> for HypervisorChoice {

@@ -51,7 +51,8 @@ impl fmt::Display for MemorySize {
     }
 }
 
-fn parse(text: &str) -> Option<u64> {
+/// The bytes that `text` means.
+pub(crate) fn parse(text: &str) -> Option<u64> {
     let lower = text.to_ascii_lowercase();
     let unit = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
     let (number, shift) = match unit.as_bytes().last()? {

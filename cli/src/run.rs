@@ -6,16 +6,15 @@ use std::{
     ffi::{OsStr, OsString},
     io::IsTerminal,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::PathBuf,
     process::ExitCode,
 };
 
-use mote_rootfs_builder::{ProcessConfig, Rootfs, User, image};
-use mote_runtime::{Error, Kind, Process, Spec, Streams, Timeline};
+use mote_rootfs_builder::{ProcessConfig, Rootfs as HeldRootfs, User, image};
+use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
-    args::{LogFormat, LogOptions, RunOptions},
-    memory, report,
+    args::{LogFormat, LogOptions, RootfsMode, RunOptions},
+    memory, report, volume,
 };
 
 /// What a command finds in `PATH` if nobody says otherwise.
@@ -56,12 +55,12 @@ fn sandbox_arguments(log: &LogOptions) -> Vec<OsString> {
 
 /// Where the root file system is; for an image's, what the image says and what keeps it in the store.
 struct Root {
-    path: PathBuf,
+    rootfs: Rootfs,
     config: Option<ProcessConfig>,
-    held: Option<Rootfs>,
+    held: Option<HeldRootfs>,
 }
 
-fn spec(options: RunOptions) -> Result<(Spec, Option<Rootfs>), Error> {
+fn spec(options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
     {
@@ -74,15 +73,17 @@ fn spec(options: RunOptions) -> Result<(Spec, Option<Rootfs>), Error> {
         return Err(Error::new(Kind::Process, "--tty: standard input is not a terminal"));
     }
     let kernel = mote_runtime::kernel(options.kernel.as_deref())?;
-    let root = root(&options)?;
+    let (mut shares, mut volumes) = (Vec::new(), Vec::new());
+    let root = root(&options, &mut shares)?;
     let config = root.config.unwrap_or_default();
     let is_image = root.held.is_some();
     let user = match (&options.user, is_image) {
-        (Some(text), _) => container::user(&root.path, text)?,
-        (None, true) => container::user(&root.path, &config.user)?,
+        (Some(text), _) => container::user(&root.rootfs, text)?,
+        (None, true) => container::user(&root.rootfs, &config.user)?,
         (None, false) => User::default(),
     };
     let environment = environment(&options, &config, &user);
+    volume::complete(options.volume, &mut shares, &mut volumes)?;
     let command = if is_image { options.image.into_iter().skip(1).collect() } else { options.command };
     let directory = options.workdir.map(OsString::into_vec);
     let directory = directory.unwrap_or_else(|| config.directory.clone().into_bytes());
@@ -96,8 +97,10 @@ fn spec(options: RunOptions) -> Result<(Spec, Option<Rootfs>), Error> {
         kernel_options: options.kernel_options,
         read_only: options.read_only,
         folders: if is_image && !directory.is_empty() { vec![directory.clone()] } else { Vec::new() },
-        volumes: container::volumes(&root.path, &config)?,
-        rootfs: root.path,
+        writable: container::volumes(&root.rootfs, &config)?,
+        rootfs: root.rootfs,
+        shares,
+        volumes,
         console: options.console,
         process: Process {
             arguments: container::arguments(&config, options.entrypoint.as_deref(), command)?,
@@ -115,9 +118,9 @@ fn spec(options: RunOptions) -> Result<(Spec, Option<Rootfs>), Error> {
 }
 
 /// The root file system that is asked for.
-fn root(options: &RunOptions) -> Result<Root, Error> {
+fn root(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Root, Error> {
     let Some(name) = options.image.first() else {
-        return Ok(Root { path: rootfs(options)?, config: None, held: None });
+        return Ok(Root { rootfs: rootfs(options, shares)?, config: None, held: None });
     };
     let shown = name.to_string_lossy();
     let wrong = |error: anyhow::Error| {
@@ -133,21 +136,44 @@ fn root(options: &RunOptions) -> Result<Root, Error> {
         crate::image::provide(&store, &shown, options.pull, &options.registry, &options.unpack)
     };
     let (image, rootfs) = provide().map_err(wrong)?;
-    Ok(Root { path: rootfs.path().to_owned(), config: Some(image.process()), held: Some(rootfs) })
+    Ok(Root {
+        rootfs: Rootfs::Image(rootfs.path().to_owned()),
+        config: Some(image.process()),
+        held: Some(rootfs),
+    })
 }
 
-/// The image to boot from: a folder is packed into the store, a file is used as it is.
-fn rootfs(options: &RunOptions) -> Result<PathBuf, Error> {
-    let Some(path) = &options.rootfs else { return mote_runtime::default_rootfs() };
+/// What the command gets as its root: a folder is packed into the store, or shared; a file is used as it is.
+fn rootfs(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Rootfs, Error> {
+    let Some(path) = &options.rootfs else {
+        return match options.rootfs_mode {
+            RootfsMode::Image => mote_runtime::default_rootfs().map(Rootfs::Image),
+            RootfsMode::Virtiofs => {
+                Err(Error::new(Kind::Rootfs, "--rootfs-mode virtiofs: give a folder with --rootfs"))
+            }
+        };
+    };
     let wrong = |error: &dyn std::error::Error| {
         Error::because(Kind::Rootfs, format!("--rootfs {}", path.display()), error)
     };
-    if path.is_dir() {
-        let store = crate::image::open(&options.store).map_err(|error| wrong(&error))?;
-        store.folder_image(path).map_err(|error| wrong(&error))
-    } else {
-        image::check(path).map_err(|error| wrong(&error))?;
-        Ok(path.to_owned())
+    match options.rootfs_mode {
+        RootfsMode::Virtiofs if path.is_dir() => {
+            // The file system above it takes what the command changes, and wants what is below to stay as it is.
+            shares.push(Share { source: volume::absolute(path)?, read_only: true, cache: Cache::Always });
+            Ok(Rootfs::Share(shares.len() - 1))
+        }
+        RootfsMode::Virtiofs => Err(Error::new(
+            Kind::Rootfs,
+            format!("--rootfs {}: not a folder, as --rootfs-mode virtiofs needs", path.display()),
+        )),
+        RootfsMode::Image if path.is_dir() => {
+            let store = crate::image::open(&options.store).map_err(|error| wrong(&error))?;
+            store.folder_image(path).map(Rootfs::Image).map_err(|error| wrong(&error))
+        }
+        RootfsMode::Image => {
+            image::check(path).map_err(|error| wrong(&error))?;
+            Ok(Rootfs::Image(path.to_owned()))
+        }
     }
 }
 

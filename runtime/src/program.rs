@@ -3,14 +3,18 @@
 //! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
+mod describe;
+
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
+use self::describe::describe;
 use crate::{
     Error,
     error::Kind,
-    spec::{Process, Spec},
+    shares,
+    spec::{Process, Rootfs, Spec, Volume},
 };
 
 /// `MOUNT_ATTR_*` of `linux/mount.h`.
@@ -101,14 +105,24 @@ fn root(
     for path in [c"/image", c"/overlay", c"/root"] {
         push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
     }
-    push(Operation::Mount {
-        fs_type: c"erofs".into(),
-        source: c"/dev/vda".into(),
-        target: c"/image".into(),
-        attributes: RDONLY,
-        // The file system itself, not only this mount of it: else the kernel wants to write to the device.
-        options: list(b"ro\0"),
-    })?;
+    if !spec.shares.is_empty() {
+        shares::mount(push)?;
+    }
+    match spec.rootfs {
+        Rootfs::Image(_) => push(Operation::Mount {
+            fs_type: c"erofs".into(),
+            source: c"/dev/vda".into(),
+            target: c"/image".into(),
+            attributes: RDONLY,
+            // The file system itself, not only this mount of it: else the kernel wants to write to the device.
+            options: list(b"ro\0"),
+        })?,
+        Rootfs::Share(index) => push(Operation::BindMount {
+            source: shares::guest_path(index).as_c_str().into(),
+            target: c"/image".into(),
+            recursive: false,
+        })?,
+    }
     push(Operation::Mount {
         fs_type: c"tmpfs".into(),
         source: c"tmpfs".into(),
@@ -146,21 +160,46 @@ fn root(
     for folder in &strings.folders {
         push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
     }
-    for (source, volume) in &strings.volumes {
-        push(Operation::MakeDirectory { path: volume.as_c_str().into(), mode: 0o755 })?;
+    for (source, folder) in &strings.writable {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
         if spec.read_only {
             // A mount of its own stays as it is when the root is closed.
             push(Operation::BindMount {
                 source: source.as_c_str().into(),
-                target: volume.as_c_str().into(),
+                target: folder.as_c_str().into(),
                 recursive: false,
             })?;
         }
+    }
+    for (volume, target) in spec.volumes.iter().zip(&strings.volumes) {
+        bind(spec, volume, target, push)?;
     }
     if spec.read_only {
         push(Operation::SetMountAttributes { target: c"/".into(), set: RDONLY, clear: 0 })?;
     }
     push(Operation::EnterRoot)
+}
+
+/// Shows a volume to the command. It brings no devices and no privileges with it.
+fn bind(
+    spec: &Spec,
+    volume: &Volume,
+    target: &CStr,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let share = spec.shares.get(volume.share).ok_or_else(|| {
+        Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
+    })?;
+    push(Operation::Bind {
+        source: shares::guest_path(volume.share).as_c_str().into(),
+        target: target.into(),
+        recursive: false,
+        uids: c"".into(),
+        gids: c"".into(),
+        recursive_ids: false,
+    })?;
+    let read_only = if share.read_only { RDONLY } else { 0 };
+    push(Operation::SetMountAttributes { target: target.into(), set: NOSUID | NODEV | read_only, clear: 0 })
 }
 
 /// The command and what it finds around itself.
@@ -179,7 +218,7 @@ fn surroundings(
     push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
 }
 
-/// A process's strings in the form that the wire wants.
+/// A specification's strings in the form that the wire wants.
 struct Strings {
     arguments: Vec<u8>,
     environment: Vec<u8>,
@@ -188,7 +227,9 @@ struct Strings {
     groups: Vec<u8>,
     folders: Vec<CString>,
     /// Each as the guest sees it, and as the command does.
-    volumes: Vec<(CString, CString)>,
+    writable: Vec<(CString, CString)>,
+    /// Where the volumes are mounted.
+    volumes: Vec<CString>,
 }
 
 impl Strings {
@@ -243,16 +284,21 @@ impl Strings {
                 .iter()
                 .map(|folder| c_string("a folder", folder))
                 .collect::<Result<_, _>>()?,
-            volumes: spec
-                .volumes
+            writable: spec
+                .writable
                 .iter()
-                .map(|volume| {
+                .map(|folder| {
                     Ok((
-                        c_string("a volume", &[b"/root", &**volume].concat())?,
-                        c_string("a volume", volume)?,
+                        c_string("a folder", &[b"/root", &**folder].concat())?,
+                        c_string("a folder", folder)?,
                     ))
                 })
                 .collect::<Result<_, Error>>()?,
+            volumes: spec
+                .volumes
+                .iter()
+                .map(|volume| c_string("the target of a volume", &volume.target))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -260,27 +306,6 @@ impl Strings {
 /// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
 fn list(bytes: &[u8]) -> StrList<'_> {
     StrList::from_bytes(bytes).unwrap_or_default()
-}
-
-fn describe(operation: &Operation<'_>) -> String {
-    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
-    match *operation {
-        Operation::Unshare { .. } => "make namespaces".into(),
-        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
-        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
-        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
-        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
-        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
-        Operation::SetRoot { path } => format!("use {} as root", text(path)),
-        Operation::EnterRoot => "enter the root".into(),
-        Operation::SetHostname { name } => format!("set host name {}", text(name)),
-        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
-        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
-        Operation::Exec { arguments, .. } => {
-            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
-            format!("execute {}", program.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -296,9 +321,11 @@ mod tests {
             kernel: "/k".into(),
             initrd: None,
             kernel_options: String::new(),
-            rootfs: "/r".into(),
+            rootfs: Rootfs::Image("/r".into()),
             read_only: false,
             folders: Vec::new(),
+            writable: Vec::new(),
+            shares: Vec::new(),
             volumes: Vec::new(),
             console: None,
             process: Process {
@@ -337,10 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn volumes_stay_open_when_the_root_is_closed() {
+    fn writable_folders_stay_open_when_the_root_is_closed() {
         let words = |read_only| {
-            let spec =
-                Spec { read_only, volumes: vec![b"/data".to_vec()], folders: vec![b"/w".to_vec()], ..spec() };
+            let spec = Spec {
+                read_only,
+                writable: vec![b"/data".to_vec()],
+                folders: vec![b"/w".to_vec()],
+                ..spec()
+            };
             let program = Program::compile(&spec).unwrap();
             program.operations().map(|operation| describe(&operation.unwrap())).collect::<Vec<_>>()
         };

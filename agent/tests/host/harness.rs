@@ -39,6 +39,8 @@ pub(crate) enum Said {
     Failed { code: ErrorCode, errno: u16, operation: Option<u16>, text: String },
     Started(Started),
     Exited(Exited),
+    Created(u32),
+    Contents(Vec<u8>, bool),
 }
 
 /// How the agent process exits, by why it stopped.
@@ -143,7 +145,7 @@ impl Host {
         // The child must not allocate: another thread of the harness may hold the allocator's lock.
         let agent = sys::process::spawn(false, || {
             let mut serve = || {
-                let control = sys::process::keep_only([null.as_fd(); 3], theirs.as_fd())?;
+                let (control, _) = sys::process::keep_only([null.as_fd(); 3], theirs.as_fd(), None)?;
                 rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
                 say_hello(control.as_fd(), 1)?;
                 let machine = machine.take().ok_or(Errno::INVAL)?;
@@ -195,6 +197,8 @@ impl Host {
                     },
                     Event::Started(started) => Said::Started(started),
                     Event::Exited(exited) => Said::Exited(exited),
+                    Event::Created(created) => Said::Created(created.pid),
+                    Event::Contents(read) => Said::Contents(read.content.to_vec(), read.more),
                 };
                 return (id, said);
             }

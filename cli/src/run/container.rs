@@ -3,11 +3,10 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::Path,
 };
 
 use mote_rootfs_builder::{ProcessConfig, User, image::Reader, users};
-use mote_runtime::{Error, Kind};
+use mote_runtime::{Error, Kind, Rootfs};
 use nix::{libc, sys::signal::Signal};
 
 /// What is executed: the entrypoint, then the command. An entrypoint that is given takes the image's command along.
@@ -41,13 +40,20 @@ fn parse_entrypoint(given: &OsStr) -> Vec<Vec<u8>> {
     }
 }
 
-/// The user `text`, looked up in the EROFS image `rootfs`.
-pub(crate) fn user(rootfs: &Path, text: &str) -> Result<User, Error> {
-    users::find(rootfs, text).map_err(|why| Error::new(Kind::Process, format!("--user {text}: {why}")))
+/// The user `text`, looked up in the root file system, if that is an EROFS image. In a folder that is shared, which changes under us,
+/// nothing is looked up.
+pub(crate) fn user(rootfs: &Rootfs, text: &str) -> Result<User, Error> {
+    let image = match rootfs {
+        Rootfs::Image(path) => Some(path.as_path()),
+        Rootfs::Share(_) => None,
+    };
+    users::find(image, text).map_err(|why| Error::new(Kind::Process, format!("--user {text}: {why}")))
 }
 
 /// The folders that the image calls volumes, without the symbolic links on the way.
-pub(crate) fn volumes(rootfs: &Path, config: &ProcessConfig) -> Result<Vec<Vec<u8>>, Error> {
+pub(crate) fn volumes(rootfs: &Rootfs, config: &ProcessConfig) -> Result<Vec<Vec<u8>>, Error> {
+    // Whoever has no image has no configuration either.
+    let Rootfs::Image(rootfs) = rootfs else { return Ok(Vec::new()) };
     if config.volumes.is_empty() {
         return Ok(Vec::new());
     }

@@ -5,8 +5,10 @@
 mod bad_input;
 mod command;
 mod death;
+mod hostile;
 mod images;
 mod machine;
 mod rootfs;
+mod shares;
 mod streams;
 mod terminal;

@@ -38,8 +38,12 @@ const QUEUE_SIZES: [u16; 1] = [256];
 const QUEUE: usize = 0;
 /// A chain of all descriptors of the queue, less header and status.
 const SEG_MAX: u32 = 254;
-/// How many requests are served before other devices get their turn.
-const BUDGET: usize = 256;
+/// How much is done before other devices get their turn, and before the end of the VM is noticed, in bytes.
+const BUDGET: usize = 4 << 20;
+/// What a request costs besides its data, in bytes; also what looking at the queue once more costs.
+const REQUEST_COST: usize = BUDGET / 256;
+/// The longest request, in bytes: more than any driver asks for at once, and little enough to be served in one go.
+const MAX_REQUEST: usize = 64 << 20;
 
 /// Feature bits (5.2.3).
 mod feature {
@@ -185,16 +189,19 @@ impl Block {
         let mut chain = std::mem::take(&mut self.chain);
         let mut vector = Vector::new();
         queue.disable_notification().map_err(broken)?;
-        for _ in 0..BUDGET {
-            while !queue.pop(&mut chain).map_err(broken)? {
-                if !queue.enable_notification().map_err(broken)? {
-                    self.chain = chain;
-                    return Ok(());
-                }
+        let mut budget = BUDGET;
+        while budget > 0 {
+            if queue.pop(&mut chain).map_err(broken)? {
+                let written = self.serve(&chain, queue.memory(), &mut vector).map_err(broken)?;
+                queue.push_used(&chain, written).map_err(broken)?;
+                budget = budget.saturating_sub(chain.readable.len() + chain.writable.len());
+            } else if queue.enable_notification().map_err(broken)? {
                 queue.disable_notification().map_err(broken)?;
+            } else {
+                self.chain = chain;
+                return Ok(());
             }
-            let written = self.serve(&chain, queue.memory(), &mut vector).map_err(broken)?;
-            queue.push_used(&chain, written).map_err(broken)?;
+            budget = budget.saturating_sub(REQUEST_COST);
         }
         self.chain = chain;
         let woken = self.resume.write(1).map(drop);
@@ -271,8 +278,11 @@ impl Block {
         }
     }
 
-    /// Where in the file `len` bytes from `sector` on are, if that is whole sectors of the disk.
+    /// Where in the file `len` bytes from `sector` on are, if that is whole sectors of the disk, and not too many at once.
     fn offset(&self, sector: u64, len: usize) -> Result<u64, Failure> {
+        if len > MAX_REQUEST {
+            return Err(Failure::IOERR);
+        }
         let len = u64::try_from(len).map_err(|_| Failure::IOERR)?;
         let end = sector.checked_add(len / SECTOR).ok_or(Failure::IOERR)?;
         if !len.is_multiple_of(SECTOR) || end > self.capacity {

@@ -14,7 +14,7 @@ use std::sync::{
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Device, VirtQueue, Wake};
+use super::{Device, VirtQueue, Wake, complaints::Complaints};
 use crate::Memory;
 
 /// Registers (4.2.2).
@@ -102,6 +102,7 @@ struct Inner {
     device_features_select: u32,
     driver_features_select: u32,
     driver_features: u64,
+    complaints: Complaints,
 }
 
 impl MmioDevice {
@@ -125,6 +126,7 @@ impl MmioDevice {
                 device_features_select: 0,
                 driver_features_select: 0,
                 driver_features: 0,
+                complaints: Complaints::default(),
             }),
             interrupt: Interrupt { status: AtomicU32::new(0), line: interrupt },
         }))
@@ -165,8 +167,9 @@ impl MmioDevice {
                 if inner.write_status(value) {
                     self.interrupt.status.store(0, Ordering::SeqCst);
                 }
-                // What the driver put into the queues before it said that it is ready has not been looked at.
-                if inner.status & status::DRIVER_OK != 0 {
+                // What the driver put into the queues before it said that it is ready has not been looked at. A device with a
+                // thread of its own is not run by this one, a vCPU's: its driver notifies it of everything (3.1.1).
+                if inner.status & status::DRIVER_OK != 0 && !inner.device.needs_own_thread() {
                     inner.process(Wake::Events, &self.interrupt);
                 }
             }
@@ -280,7 +283,8 @@ impl Inner {
     fn accept_features(&mut self) -> bool {
         let accepted = self.driver_features;
         if accepted & !self.features() != 0 || accepted & VERSION_1 == 0 {
-            tracing::warn!(device = self.device.name(), "driver asked for features that are not offered");
+            let name = self.device.name();
+            self.complaints.log(name, format_args!("driver asked for features that are not offered"));
             return false;
         }
         self.device.set_features(accepted);
@@ -292,11 +296,8 @@ impl Inner {
         for (index, queue) in self.queues.iter_mut().enumerate() {
             queue.set_event_idx(event_idx);
             if queue.ready() && !queue.is_valid(&self.memory) {
-                tracing::error!(
-                    device = self.device.name(),
-                    queue = index,
-                    "driver set up a queue that is not valid"
-                );
+                let what = format_args!("driver set up a queue that is not valid (queue {index})");
+                self.complaints.log(self.device.name(), what);
                 self.status |= status::NEEDS_RESET;
                 return;
             }
@@ -320,12 +321,8 @@ impl Inner {
             interrupt.raise(USED_RING);
         }
         if let Err(error) = result {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(
-                device = self.device.name(),
-                cause,
-                "{error}: the device stops until it is reset"
-            );
+            let what = format_args!("{}; the device stops until it is reset", error.whole());
+            self.complaints.log(self.device.name(), what);
             self.status |= status::NEEDS_RESET;
             interrupt.raise(CONFIG_CHANGE);
         }

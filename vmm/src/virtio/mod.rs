@@ -5,10 +5,15 @@
 //! socket became readable) shows it through one descriptor, usually its own epoll instance, that the transport watches.
 
 pub mod block;
+mod complaints;
+pub mod fs;
 pub mod mmio;
 mod queue;
 pub mod vhost_user;
 pub mod vsock;
+
+#[cfg(test)]
+mod testing;
 
 use std::os::fd::BorrowedFd;
 
@@ -22,6 +27,8 @@ pub enum DeviceType {
     Block = 2,
     /// Socket device (5.10).
     Vsock = 19,
+    /// File system device (5.11).
+    Fs = 26,
 }
 
 /// Why [`Device::process`] is called.
@@ -54,6 +61,14 @@ pub enum DeviceError {
     },
 }
 
+impl DeviceError {
+    /// The error and what it comes from, in one line.
+    fn whole(&self) -> String {
+        let causes = std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+}
+
 /// A virtio device, whatever carries it.
 pub trait Device: Send {
     /// A short name for logs.
@@ -77,6 +92,11 @@ pub trait Device: Send {
     /// A descriptor that is readable when the device has something to do that no driver asked for.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Whether its work may wait for the host, so that it must not be done where other devices wait, nor by a vCPU.
+    fn needs_own_thread(&self) -> bool {
+        false
     }
 
     /// Does all there is to do now. `queues` has an entry for each of [`queue_sizes`](Self::queue_sizes), all of them enabled.

@@ -13,12 +13,19 @@ pub(super) mod transfer;
 
 use transfer::Vector;
 
+/// The flags and the index at the start of a ring, and an entry of the available ring, in bytes (VIRTIO 1.2, 2.7.6).
+const RING_HEADER: u64 = 4;
+const RING_ENTRY: u64 = 2;
+
 /// What a driver did wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The rings themselves cannot be used.
     #[error("ring is not usable")]
     Ring(#[source] virtio_queue::Error),
+    /// The available ring does not lie in guest memory as a whole.
+    #[error("available ring reaches outside of guest memory")]
+    NoEntry,
     /// A chain has a cycle, is longer than the queue, or has an index out of range or an indirect table where none may be.
     #[error("descriptor chain {0} does not end")]
     Unterminated(u16),
@@ -180,8 +187,9 @@ impl<'a> VirtQueue<'a> {
     /// The driver broke the rules; the queue must not be used again before a reset.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Error> {
         let longest = self.queue.size();
+        let next = self.queue.next_avail();
         let mut available = self.queue.iter(self.memory).map_err(Error::Ring)?;
-        let Some(descriptors) = available.next() else { return Ok(false) };
+        let Some(descriptors) = available.next() else { return self.none_at(next) };
         chain.readable.clear();
         chain.writable.clear();
         chain.head = descriptors.head_index();
@@ -193,6 +201,15 @@ impl<'a> VirtQueue<'a> {
             push_checked(chain, descriptor, self.memory)?;
         }
         if terminated { Ok(true) } else { Err(Error::Unterminated(chain.head)) }
+    }
+
+    /// Why no chain was taken at `next`: an entry that cannot be read must not look like one that is not there yet, or a device
+    /// would wait for it without ever sleeping. Returns `false` if there is none yet.
+    fn none_at(&self, next: u16) -> Result<bool, Error> {
+        let offset = RING_HEADER + RING_ENTRY * u64::from(next % self.queue.size());
+        let entry = GuestAddress(self.queue.avail_ring()).checked_add(offset).ok_or(Error::NoEntry)?;
+        <GuestMemoryMmap<()> as GuestMemory>::get_slice(self.memory, entry, 2).map_err(|_| Error::NoEntry)?;
+        Ok(false)
     }
 
     /// Puts the chain that was taken last back, to be taken again. Called once for each of the chains taken last that were

@@ -131,6 +131,74 @@ fn a_running_devices_queues_cannot_be_moved() {
 }
 
 #[test]
+fn sizes_and_addresses_that_cannot_be_are_not_taken() {
+    let device = window(Probe::default());
+    negotiate(&device);
+    write(&device, register::QUEUE_READY, 0);
+    let before = device.inner().queues[1].state();
+    for size in [0, 3, 7, 17, 32, 0x7fff, 0x1_0000, 0x1_0008, u32::MAX] {
+        write(&device, register::QUEUE_SIZE, size);
+    }
+    write(&device, register::QUEUE_DESC_LOW, 0x1001);
+    write(&device, register::QUEUE_DRIVER_LOW, 0x1001);
+    write(&device, register::QUEUE_DEVICE_LOW, 0x1002);
+    assert_eq!(device.inner().queues[1].state(), before);
+    for queue in [2, 3, 0x1_0000, u32::MAX] {
+        write(&device, register::QUEUE_SELECT, queue);
+        write(&device, register::QUEUE_READY, 1);
+        assert_eq!(read(&device, register::QUEUE_READY), 0);
+    }
+}
+
+#[test]
+fn a_ready_queues_registers_do_not_change() {
+    let device = window(Probe::default());
+    negotiate(&device);
+    let before = device.inner().queues[1].state();
+    for offset in [
+        register::QUEUE_SIZE,
+        register::QUEUE_DESC_LOW,
+        register::QUEUE_DESC_HIGH,
+        register::QUEUE_DRIVER_LOW,
+        register::QUEUE_DRIVER_HIGH,
+        register::QUEUE_DEVICE_LOW,
+        register::QUEUE_DEVICE_HIGH,
+    ] {
+        write(&device, offset, 4);
+    }
+    assert_eq!(device.inner().queues[1].state(), before);
+}
+
+#[test]
+fn states_come_in_order() {
+    let device = window(Probe::default());
+    for early in [status::DRIVER, status::FEATURES_OK, status::DRIVER_OK, status::NEEDS_RESET, 16, 32] {
+        write(&device, register::STATUS, early);
+        assert_eq!(read(&device, register::STATUS), 0, "{early}");
+    }
+    write(&device, register::STATUS, u32::MAX);
+    let reached = status::ACKNOWLEDGE | status::DRIVER | status::FAILED;
+    assert_eq!(read(&device, register::STATUS), reached, "no features were accepted");
+    write(&device, register::STATUS, 1);
+    assert_eq!(read(&device, register::STATUS), reached, "bits are never taken back");
+    // No register but the status has an effect before the features are agreed on.
+    write(&device, register::QUEUE_READY, 1);
+    assert_eq!(read(&device, register::QUEUE_READY), 0);
+}
+
+#[test]
+fn accesses_of_other_widths_do_nothing() {
+    let device = window(Probe::default());
+    for len in [0, 1, 2, 3, 5, 8] {
+        device.write(register::STATUS, &[1; 8][..len]);
+        let mut data = [0xff; 8];
+        device.read(register::MAGIC, &mut data[..len]);
+        assert!(data[..len].iter().all(|byte| *byte == 0), "{len}");
+    }
+    assert_eq!(read(&device, register::STATUS), 0);
+}
+
+#[test]
 fn features_that_were_not_offered_are_refused() {
     let device = window(Probe::default());
     write(&device, register::STATUS, 1);

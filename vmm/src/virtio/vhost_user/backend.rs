@@ -11,7 +11,7 @@ use virtio_queue::{Queue, QueueT};
 use super::backend_queues;
 use crate::{
     Memory,
-    virtio::{Device, VirtQueue, Wake},
+    virtio::{Device, VirtQueue, Wake, complaints::Complaints},
 };
 
 /// Virtio feature bits that this transport adds (VIRTIO 1.2, 6).
@@ -53,6 +53,7 @@ pub(super) struct Backend {
     running: bool,
     /// The device failed and is not called again before a reset.
     broken: bool,
+    complaints: Complaints,
 }
 
 impl Backend {
@@ -66,7 +67,16 @@ impl Backend {
         let rings =
             queues.into_iter().map(|queue| Ring { queue, kick: None, call: None, enabled: false }).collect();
         let (memory, mappings) = (Memory::new(), Vec::new());
-        Ok(Self { device, memory, mappings, rings, withheld, running: false, broken: false })
+        Ok(Self {
+            device,
+            memory,
+            mappings,
+            rings,
+            withheld,
+            running: false,
+            broken: false,
+            complaints: Complaints::default(),
+        })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -113,7 +123,8 @@ impl Backend {
         if running && !self.running {
             self.running = true;
             if let Some(queue) = self.rings.iter().position(|ring| !ring.queue.is_valid(&self.memory)) {
-                tracing::error!(device = self.name(), queue, "driver set up a queue that is not valid");
+                let what = format_args!("driver set up a queue that is not valid (queue {queue})");
+                self.complaints.log(self.device.name(), what);
                 self.broken = true;
             }
             // What the driver put into the queues before has not been looked at.
@@ -157,12 +168,8 @@ impl Backend {
             }
         }
         if let Err(error) = result {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::error!(
-                device = self.device.name(),
-                cause,
-                "{error}: the device stops until it is reset"
-            );
+            let what = format_args!("{}; the device stops until it is reset", error.whole());
+            self.complaints.log(self.device.name(), what);
             self.broken = true;
         }
     }

@@ -67,7 +67,7 @@ impl Peer {
         self.forwarded = fwd_cnt;
     }
 
-    /// How many bytes the guest has room for. Zero if its counters make no sense.
+    /// How many bytes the guest says it has room for. It may promise what it has not: that is its own loss.
     pub(super) fn window(&self) -> u32 {
         self.buf_alloc.saturating_sub(self.sent.wrapping_sub(self.forwarded))
     }
