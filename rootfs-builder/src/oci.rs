@@ -25,7 +25,7 @@ pub(crate) enum Document {
     /// That of one image.
     Manifest(Box<ImageManifest>),
     /// A list of images for several platforms.
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 /// What tells the kinds of documents apart.
@@ -44,7 +44,7 @@ impl Document {
             return Err(Error::Document { what: "manifest", why: "its schema version is not 2".into() });
         }
         if kind.manifests.is_some() {
-            serde_json::from_slice(bytes).map(Self::Index).map_err(bad)
+            serde_json::from_slice(bytes).map(|index| Self::Index(Box::new(index))).map_err(bad)
         } else {
             serde_json::from_slice(bytes).map(|manifest| Self::Manifest(Box::new(manifest))).map_err(bad)
         }

@@ -58,8 +58,10 @@ pub struct Entry {
     layer: u32,
 }
 
-/// Extended attributes: full names and values, sorted by name.
-pub type Attributes = Box<[(Box<[u8]>, Box<[u8]>)]>;
+/// The full name and the value of an extended attribute.
+pub type Attribute = (Box<[u8]>, Box<[u8]>);
+/// Extended attributes, sorted by name.
+pub type Attributes = Box<[Attribute]>;
 
 /// Everything about a file but its kind and its names.
 #[derive(Debug, Clone, Default)]

@@ -1,6 +1,7 @@
 //! The 512-byte headers of tar archives, in their three dialects.
 
 use super::LayerError;
+use super::sparse::Map;
 
 /// Headers and data come in blocks of this size.
 pub(super) const BLOCK: usize = 512;
@@ -75,13 +76,13 @@ impl Header {
     }
 
     /// The map of an old GNU sparse file, as far as it stands in the header; whether more follows; the file's real size.
-    pub(super) fn sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), LayerError> {
+    pub(super) fn sparse(&self) -> Result<(Map, bool, u64), LayerError> {
         Ok((sparse_pairs(&self.0[386..482])?, self.0[482] != 0, unsigned(number(&self.0[483..495])?)?))
     }
 }
 
 /// Offset and length pairs of 12 digits each, up to the first one that is empty.
-pub(super) fn sparse_pairs(bytes: &[u8]) -> Result<Vec<(u64, u64)>, LayerError> {
+pub(super) fn sparse_pairs(bytes: &[u8]) -> Result<Map, LayerError> {
     let pairs = bytes.chunks_exact(24).take_while(|pair| pair[0] != 0);
     pairs.map(|pair| Ok((unsigned(number(&pair[..12])?)?, unsigned(number(&pair[12..])?)?))).collect()
 }
@@ -133,7 +134,7 @@ mod tests {
             (b"   644 \0", 0o644),
             (b"\0\0\0\0\0\0\0\0", 0),
             (b"77777777777 ", 0o77_777_777_777),
-            (b"\x80\0\0\0\0\0\0\0\x02\x54\x0b\xe4", 0x2_540b_e4),
+            (b"\x80\0\0\0\0\0\0\0\x02\x54\x0b\xe4", 0x0254_0be4),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", -1),
             (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x00", -256),
         ] {

@@ -1,6 +1,7 @@
 //! pax extended headers: records that overrule fields of the header that follows.
 
 use super::LayerError;
+use crate::tree::Attribute;
 
 /// The longest extended header, in bytes.
 pub(super) const LONGEST: u64 = 1 << 20;
@@ -15,7 +16,7 @@ pub(super) struct Extensions {
     pub(super) gid: Option<i64>,
     pub(super) mtime: Option<(i64, u32)>,
     /// Full names and values, in the order of the records.
-    pub(super) attributes: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(super) attributes: Vec<Attribute>,
     pub(super) sparse: Sparse,
 }
 

@@ -2,6 +2,9 @@
 
 use super::{LayerError, pax};
 
+/// Offset and length of each part of a file that is in the archive.
+pub(crate) type Map = Vec<(u64, u64)>;
+
 /// The most parts that a file may have.
 pub(super) const MOST: usize = 1 << 16;
 
@@ -11,7 +14,7 @@ pub(crate) struct Segments {
     /// The whole file, in bytes.
     pub(crate) size: u64,
     /// Offset and length of each part, in the order in which they come.
-    pub(crate) list: Vec<(u64, u64)>,
+    pub(crate) list: Map,
 }
 
 impl Segments {
@@ -21,7 +24,7 @@ impl Segments {
     }
 
     /// Checks that the parts follow each other, lie within the file, and are all that is stored of it.
-    pub(super) fn sparse(size: u64, stored: u64, list: Vec<(u64, u64)>) -> Result<Self, LayerError> {
+    pub(super) fn sparse(size: u64, stored: u64, list: Map) -> Result<Self, LayerError> {
         let damaged = LayerError::Damaged("the map of a sparse file is wrong");
         let (mut end, mut total) = (0_u64, 0_u64);
         for &(offset, length) in &list {
@@ -35,7 +38,7 @@ impl Segments {
 }
 
 /// Offsets and lengths in turn, in pairs.
-pub(super) fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, LayerError> {
+pub(super) fn pairs(numbers: &[u64]) -> Result<Map, LayerError> {
     let (pairs, rest) = numbers.as_chunks::<2>();
     if rest.is_empty() {
         Ok(pairs.iter().map(|&[offset, length]| (offset, length)).collect())
@@ -45,9 +48,7 @@ pub(super) fn pairs(numbers: &[u64]) -> Result<Vec<(u64, u64)>, LayerError> {
 }
 
 /// Reads a map of version 1.0: a number of pairs, then the pairs, each number on a line of its own. `next` gives the next byte.
-pub(super) fn read_map(
-    mut next: impl FnMut() -> Result<u8, LayerError>,
-) -> Result<Vec<(u64, u64)>, LayerError> {
+pub(super) fn read_map(mut next: impl FnMut() -> Result<u8, LayerError>) -> Result<Map, LayerError> {
     let mut number = || {
         let mut digits = Vec::new();
         loop {

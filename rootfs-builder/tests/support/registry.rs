@@ -47,7 +47,7 @@ impl Registry {
             });
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("listening on")));
-        let line = line.expect("the registry says where it listens").unwrap();
+        let line = line.unwrap().unwrap();
         let address = line.split("listening on ").nth(1).unwrap();
         let address = address.split(['"', ',', ' ']).next().unwrap().to_owned();
         // It must not wait for somebody to read what it says.
@@ -173,9 +173,9 @@ fn serve(
     let mut upstream = TcpStream::connect(behind).unwrap();
     let kept = |line: &&str| {
         let line = line.to_lowercase();
-        !line.starts_with("connection:")
-            && !line.starts_with("authorization:")
-            && !(how == Mischief::NoParts && line.starts_with("range:"))
+        let dropped = ["connection:", "authorization:"].iter().any(|name| line.starts_with(name));
+        let is_range = how == Mischief::NoParts && line.starts_with("range:");
+        !dropped && !is_range
     };
     let kept: Vec<&str> = head.trim_end().lines().filter(kept).collect();
     write!(upstream, "{}\r\nConnection: close\r\n\r\n", kept.join("\r\n")).unwrap();
