@@ -3,8 +3,11 @@
 //! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
+mod describe;
+
 use std::ffi::{CStr, CString};
 
+use describe::describe;
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
 use crate::{
@@ -59,20 +62,30 @@ const DEV_LINKS: &[(&CStr, &CStr)] = &[
 ];
 
 /// A compiled program.
-pub(crate) struct Program(Vec<u8>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(Vec<u8>);
 
 impl Program {
+    /// A program that was compiled before.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The program as the guest gets it.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
         let strings = Strings::of(spec)?;
-        let mut buf = vec![0; limits::MAX_REQUEST];
-        let mut writer = ProgramWriter::new(&mut buf);
-        let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
+        let mut builder = Builder::new();
+        let mut push = |operation: Operation<'_>| builder.push(operation);
         root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
-        let used = writer.finish().as_bytes().len();
-        buf.truncate(used);
-        Ok(Self(buf))
+        Ok(builder.finish())
     }
 
     pub(crate) fn operations(&self) -> Operations<'_> {
@@ -88,8 +101,39 @@ impl Program {
     }
 }
 
-fn too_long() -> Error {
-    Error::new(Kind::Process, "the command line and the environment together are too long (limit: 512 KiB)")
+/// A program that grows by one operation after the other.
+pub(crate) struct Builder {
+    buf: Vec<u8>,
+    used: usize,
+}
+
+impl Builder {
+    /// An empty program.
+    pub(crate) fn new() -> Self {
+        Self { buf: vec![0; limits::MAX_REQUEST], used: 0 }
+    }
+
+    /// Appends an operation.
+    ///
+    /// # Errors
+    /// The program is longer than one request can be.
+    pub(crate) fn push(&mut self, operation: Operation<'_>) -> Result<(), Error> {
+        let mut writer = ProgramWriter::new(&mut self.buf[self.used..]);
+        writer.push(&operation).map_err(|_| {
+            Error::new(
+                Kind::Process,
+                "the command line, the environment and all else that was asked for are too long together (limit: 512 KiB)",
+            )
+        })?;
+        self.used += writer.finish().as_bytes().len();
+        Ok(())
+    }
+
+    /// The program.
+    pub(crate) fn finish(mut self) -> Program {
+        self.buf.truncate(self.used);
+        Program(self.buf)
+    }
 }
 
 /// Puts the root together and enters it.
@@ -254,27 +298,6 @@ impl Strings {
 /// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
 fn list(bytes: &[u8]) -> StrList<'_> {
     StrList::from_bytes(bytes).unwrap_or_default()
-}
-
-fn describe(operation: &Operation<'_>) -> String {
-    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
-    match *operation {
-        Operation::Unshare { .. } => "make namespaces".into(),
-        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
-        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
-        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
-        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
-        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
-        Operation::SetRoot { path } => format!("use {} as root", text(path)),
-        Operation::EnterRoot => "enter the root".into(),
-        Operation::SetHostname { name } => format!("set host name {}", text(name)),
-        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
-        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
-        Operation::Exec { arguments, .. } => {
-            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
-            format!("execute {}", program.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
