@@ -3,6 +3,7 @@
 
 pub(crate) mod erofs;
 pub(crate) mod layout;
+pub(crate) mod registry;
 pub(crate) mod tree;
 
 use std::ffi::CString;

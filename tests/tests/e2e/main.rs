@@ -6,6 +6,7 @@ mod bad_input;
 mod command;
 mod death;
 mod hostile;
+mod images;
 mod machine;
 mod rootfs;
 mod shares;
