@@ -68,6 +68,9 @@ pub(crate) struct BootOptions {
     /// How many seconds one start may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
+    /// Write the results to FILE as one page, with charts.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
 }

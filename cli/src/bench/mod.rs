@@ -11,6 +11,7 @@ pub(crate) mod args;
 mod boot;
 mod children;
 mod host;
+mod html;
 mod io;
 mod memory;
 mod progress;

@@ -54,6 +54,11 @@ impl Distribution {
             max_ns: max,
         }
     }
+
+    /// The values that occurred, in order, each with how often.
+    pub(crate) fn values(&self) -> Vec<(u64, u64)> {
+        self.0.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+    }
 }
 
 /// Nanoseconds as milliseconds.

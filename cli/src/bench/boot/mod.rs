@@ -4,8 +4,12 @@
 //! the timeline that `mote run` reports itself, on the same clock. With rivals, a start is complete when its output shows a
 //! marker, for Mote as for the others.
 //!
+//! When all times are taken, one more start of each machine is counted: exits and page faults.
+//!
 //! Subjects take turns, so that whatever else happens on the host meanwhile happens to all of them.
 
+mod counts;
+mod page;
 mod report;
 mod start;
 mod subject;
@@ -19,10 +23,13 @@ use self::{
     start::Start,
     subject::Subject,
 };
-use super::{args::BootOptions, host::Host, print_json, progress};
+use super::{args::BootOptions, host::Host, html, print_json, progress};
 
 pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
     let subjects = subject::all(options)?;
+    if let Some(path) = &options.html {
+        html::check(path)?;
+    }
     let limit = Duration::from_secs(options.limit.into());
     let mut results = subjects.iter().map(Results::new).collect::<anyhow::Result<Vec<_>>>()?;
     let total = u64::from(options.warm_up + options.runs) * u64::try_from(subjects.len())?;
@@ -43,6 +50,9 @@ pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
             left -= batch;
         }
     }
+    for (subject, results) in subjects.iter().zip(&mut results) {
+        results.counts = counts::count(subject, limit)?;
+    }
     bar.finish_and_clear();
     let report = BootReport {
         kind: "boot",
@@ -53,6 +63,9 @@ pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
         marker: options.marker.clone(),
         subjects: results.iter().map(Results::report).collect(),
     };
+    if let Some(path) = &options.html {
+        page::write(&report, &results, path)?;
+    }
     if options.output.json {
         print_json(&report)
     } else {

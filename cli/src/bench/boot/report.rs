@@ -6,6 +6,7 @@ use mote_runtime::Mark;
 use serde::Serialize;
 
 use super::{
+    counts::Counts,
     start::Start,
     subject::{Kind, Machine, Subject},
 };
@@ -37,6 +38,8 @@ pub(super) struct SubjectReport {
     pub(super) marker: Option<Summary>,
     /// Until the process had ended.
     pub(super) exit: Option<Summary>,
+    /// During one start more. None for a rival.
+    pub(super) counts: Option<Counts>,
 }
 
 #[derive(Debug, Serialize)]
@@ -57,6 +60,7 @@ pub(super) struct Results<'a> {
     marker: Distribution,
     exit: Distribution,
     empty: Distribution,
+    pub(super) counts: Option<Counts>,
 }
 
 struct Phase {
@@ -68,7 +72,7 @@ impl<'a> Results<'a> {
     pub(super) fn new(subject: &'a Subject) -> anyhow::Result<Self> {
         let empty = Distribution::new()?;
         let (marker, exit) = (empty.clone(), empty.clone());
-        Ok(Self { subject, phases: BTreeMap::new(), marker, exit, empty })
+        Ok(Self { subject, phases: BTreeMap::new(), marker, exit, empty, counts: None })
     }
 
     pub(super) fn add(&mut self, start: &Start) {
@@ -84,6 +88,11 @@ impl<'a> Results<'a> {
         }
         start.marker.into_iter().for_each(|since| self.marker.record(since));
         start.exit.into_iter().for_each(|since| self.exit.record(since));
+    }
+
+    /// Until the marker, if there is one, else until the exit.
+    pub(super) fn whole(&self) -> &Distribution {
+        if self.marker.summary().count > 0 { &self.marker } else { &self.exit }
     }
 
     pub(super) fn report(&self) -> SubjectReport {
@@ -109,6 +118,7 @@ impl<'a> Results<'a> {
             phases,
             marker: some(&self.marker),
             exit: some(&self.exit),
+            counts: self.counts.clone(),
         }
     }
 }
@@ -125,6 +135,9 @@ impl BootReport {
         );
         for subject in &self.subjects {
             let _ = write!(text, "\n{}", subject.table().render());
+            if let Some(counts) = &subject.counts {
+                let _ = writeln!(text, "{}", counts.text());
+            }
         }
         if self.subjects.len() > 1 {
             let _ = write!(text, "\n{}", self.comparison().render());
@@ -164,11 +177,11 @@ impl SubjectReport {
     }
 }
 
-fn number(ns: u64) -> String {
+pub(super) fn number(ns: u64) -> String {
     format!("{:.3}", ms(ns))
 }
 
-fn numbers(summary: &Summary) -> [String; 5] {
+pub(super) fn numbers(summary: &Summary) -> [String; 5] {
     let Summary { min_ns, median_ns, p95_ns, p99_ns, max_ns, .. } = *summary;
     [min_ns, median_ns, p95_ns, p99_ns, max_ns].map(number)
 }
@@ -192,6 +205,7 @@ mod tests {
                 exit: Some(70_000_000 + extra),
             });
         }
+        results.counts = Some(Counts { kvm: None, minor_faults: 1, major_faults: 0 });
         let host = Host {
             mote: "1.0",
             kernel: "6.1".into(),
@@ -213,13 +227,14 @@ mod tests {
         assert_eq!(keys(&json), set(&["kind", "host", "runs", "warm_up", "parallel", "marker", "subjects"]));
         assert_eq!(keys(&json["host"]), set(&["mote", "kernel", "processor", "cpus", "memory_mib"]));
         let subject = &json["subjects"][0];
-        assert_eq!(keys(subject), set(&["name", "machine", "phases", "marker", "exit"]));
+        assert_eq!(keys(subject), set(&["name", "machine", "phases", "marker", "exit", "counts"]));
         assert_eq!(keys(&subject["machine"]), set(&["hypervisor", "vcpus", "memory_mib", "kernel"]));
         assert_eq!(keys(&subject["phases"][0]), set(&["phase", "since", "own"]));
         let summary = set(&["count", "min_ns", "median_ns", "p95_ns", "p99_ns", "max_ns"]);
         assert_eq!(keys(&subject["phases"][0]["since"]), summary);
         assert_eq!(keys(&subject["exit"]), summary);
         assert_eq!(subject["phases"][2]["phase"], "hello-received");
+        assert_eq!(keys(&subject["counts"]), set(&["kvm", "minor_faults", "major_faults"]));
         assert!(subject["marker"].is_null());
     }
 

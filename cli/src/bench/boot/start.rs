@@ -57,17 +57,29 @@ impl Subject {
     pub(super) fn start(&self, limit: Duration) -> anyhow::Result<Start> {
         let failed = || format!("cannot measure '{}'", self.name);
         match &self.kind {
-            Kind::Mote(_) => self.start_mote(limit).with_context(failed),
+            Kind::Mote(_) => self.start_mote(limit, &[]).map(|(start, _)| start).with_context(failed),
             Kind::Rival { .. } => self.start_rival(limit).with_context(failed),
         }
     }
 
-    fn start_mote(&self, limit: Duration) -> anyhow::Result<Start> {
+    /// Starts a machine of Mote's once; returns what it logged.
+    pub(super) fn start_with_log(&self, limit: Duration) -> anyhow::Result<String> {
+        let started = self.start_mote(limit, &["--debug", "--log-format=json"]);
+        started.map(|(_, log)| log).with_context(|| format!("cannot count what '{}' does", self.name))
+    }
+
+    /// Returns also what it wrote to standard error.
+    fn start_mote(&self, limit: Duration, log_options: &[&str]) -> anyhow::Result<(Start, String)> {
         let (stdout, stdout_writer) = std::io::pipe().context("cannot make a pipe")?;
         let (mut stderr, stderr_writer) = std::io::pipe().context("cannot make a pipe")?;
         let (program, arguments) = self.command();
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(stdout_writer).stderr(stderr_writer);
+        command
+            .args(log_options)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(stdout_writer)
+            .stderr(stderr_writer);
         let before = now()?;
         let mut process = Measured::spawn(&mut command).context("cannot start mote")?;
         drop(command);
@@ -84,7 +96,7 @@ impl Subject {
         }
         let marks = marks(&words, before).with_context(|| format!("no timeline in: {words}"))?;
         let since = |at: u64| at.saturating_sub(before);
-        Ok(Start { marks, marker: marker.map(since), exit: Some(since(exit)) })
+        Ok((Start { marks, marker: marker.map(since), exit: Some(since(exit)) }, words))
     }
 
     fn start_rival(&self, limit: Duration) -> anyhow::Result<Start> {
