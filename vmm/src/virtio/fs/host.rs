@@ -42,10 +42,6 @@ impl Stat {
         self.mode() & libc::S_IFMT
     }
 
-    pub(super) fn is_folder(&self) -> bool {
-        self.kind() == libc::S_IFDIR
-    }
-
     /// The folder that the shares are in.
     pub(super) fn of_shares_folder() -> Self {
         // SAFETY: all zeroes are a valid `statx`.
@@ -62,6 +58,12 @@ impl Stat {
         stat.stx_uid = if stat.stx_uid == own.0 { 0 } else { NOBODY };
         stat.stx_gid = if stat.stx_gid == own.1 { 0 } else { NOBODY };
         Self(stat)
+    }
+
+    /// With another inode number.
+    pub(super) fn numbered(mut self, number: u64) -> Self {
+        self.0.stx_ino = number;
+        self
     }
 
     pub(super) fn device(&self) -> u64 {
