@@ -17,11 +17,16 @@ use mote_vmm::{
     virtio::{
         Device, Wake,
         block::Block,
+        fs::{Cache, Fs, Share},
         mmio::MmioDevice,
         vsock::{Endpoint, Vsock},
     },
 };
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::{
+    memfd::{MFdFlags, memfd_create},
+    resource::{Resource, setrlimit},
+    signal::{SigHandler, Signal, signal},
+};
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -65,7 +70,8 @@ mod step {
     pub(super) const PACKET: u8 = 11;
     pub(super) const REQUEST: u8 = 12;
     pub(super) const START: u8 = 13;
-    pub(super) const COUNT: u8 = 14;
+    pub(super) const FILES: u8 = 14;
+    pub(super) const COUNT: u8 = 15;
 }
 
 /// Which device the guest has.
@@ -78,6 +84,8 @@ pub enum Kind {
         /// Whether it is read-only.
         read_only: bool,
     },
+    /// Two shares, of which the second is read-only.
+    Fs,
 }
 
 /// A guest and its device.
@@ -89,6 +97,7 @@ pub struct Guest {
     hosts: Vec<UnixStream>,
     disk: File,
     available: [u16; 3],
+    shares: Option<Shares>,
 }
 
 impl Guest {
@@ -103,7 +112,12 @@ impl Guest {
             Memory::from_ranges(&[(GuestAddress(0), piece), (GuestAddress(HOLE_END), piece)]).unwrap();
         let disk = File::from(memfd_create("disk", MFdFlags::MFD_CLOEXEC).unwrap());
         let mut hosts = Vec::new();
+        let shares = (kind == Kind::Fs).then(Shares::new);
         let device: Box<dyn Device> = match kind {
+            Kind::Fs => {
+                let shares = shares.as_ref().map(Shares::list).unwrap_or_default();
+                Box::new(Fs::new("fuzz", &shares, END).unwrap())
+            }
             Kind::Vsock => {
                 let (device, ports) = Vsock::new(CID).unwrap();
                 for port in PORTS {
@@ -121,7 +135,7 @@ impl Guest {
         };
         let line = EventFd::new(nix::libc::EFD_NONBLOCK).unwrap();
         let window = MmioDevice::new(device, memory.clone(), line.try_clone().unwrap()).unwrap();
-        Self { kind, memory, window, line, hosts, disk, available: [0; 3] }
+        Self { kind, memory, window, line, hosts, disk, available: [0; 3], shares }
     }
 
     /// Does what the input says, and looks at what must hold whatever it says.
@@ -133,6 +147,9 @@ impl Guest {
             if self.step(&mut script).is_none() {
                 break;
             }
+        }
+        if let Some(shares) = &self.shares {
+            shares.check();
         }
         if let Kind::Block { read_only } = self.kind {
             assert_eq!(self.disk.metadata().unwrap().len(), DISK as u64, "the disk has another size");
@@ -236,6 +253,7 @@ impl Guest {
             }
             step::PACKET => self.packet(script)?,
             step::REQUEST => self.request(script)?,
+            step::FILES => self.files(script)?,
             _ => self.start(),
         }
         let _ = self.line.read();
@@ -307,6 +325,78 @@ impl Guest {
     }
 }
 
+impl Guest {
+    /// A request of the file system device: a header that is right, and any body.
+    fn files(&mut self, script: &mut Script<'_>) -> Option<()> {
+        let (opcode, node, body, room) = (script.byte()?, script.byte()?, script.bytes()?, script.half()?);
+        let mut bytes = Vec::new();
+        bytes.extend(u32::try_from(40 + body.len()).unwrap().to_le_bytes());
+        bytes.extend(u32::from(opcode).to_le_bytes());
+        bytes.extend(7_u64.to_le_bytes());
+        bytes.extend(u64::from(node).to_le_bytes());
+        bytes.extend([0; 16]);
+        bytes.extend(body);
+        let _ = self.memory.write_slice(&bytes, GuestAddress(BUFFERS));
+        let len = u32::try_from(bytes.len()).unwrap();
+        self.descriptor(1, 0, (BUFFERS, len, 1), 1);
+        self.descriptor(1, 1, (BUFFERS + 0x1000, room.into(), 2), 0);
+        self.offer(1, 0);
+        self.write(0x50, 1);
+        Some(())
+    }
+}
+
+/// The host's folders: what is shared, and what is beside it and must stay as it is.
+struct Shares {
+    folder: tempfile::TempDir,
+}
+
+impl Shares {
+    const CONTENT: &[u8] = b"not the guest's";
+
+    fn new() -> Self {
+        // Nothing that a guest writes here is large.
+        let _ = setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, 1 << 20);
+        // SAFETY: no handler is installed; a write that is too long fails instead of ending the process.
+        let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["writable", "read-only", "outside"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.join("folder")).unwrap();
+            std::fs::write(path.join("file"), Self::CONTENT).unwrap();
+            std::os::unix::fs::symlink("../outside/file", path.join("link")).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn list(&self) -> Vec<Share> {
+        let share = |name: &str, read_only| Share {
+            source: self.folder.path().join(name),
+            read_only,
+            cache: Cache::Auto,
+        };
+        vec![share("writable", false), share("read-only", true)]
+    }
+
+    fn check(&self) {
+        for name in ["read-only", "outside"] {
+            let path = self.folder.path().join(name);
+            assert_eq!(std::fs::read(path.join("file")).unwrap(), Self::CONTENT, "{name}");
+            assert_eq!(std::fs::read_dir(&path).unwrap().count(), 3, "{name} has other entries");
+            assert_eq!(
+                std::fs::read_dir(path.join("folder")).unwrap().count(),
+                0,
+                "{name} has other entries"
+            );
+        }
+        assert_eq!(
+            std::fs::read_dir(self.folder.path()).unwrap().count(),
+            3,
+            "something is beside the shares"
+        );
+    }
+}
+
 /// Steps that make sense, for seeds.
 impl Writer {
     /// Writes a register.
@@ -368,6 +458,11 @@ impl Writer {
     /// Asks the disk for something.
     pub fn request(&mut self, kind: u8, sector: u64, len: u16) -> &mut Self {
         self.byte(step::REQUEST).byte(kind).long(sector).half(len)
+    }
+
+    /// Asks for something in a file system.
+    pub fn files(&mut self, opcode: u8, node: u8, body: &[u8]) -> &mut Self {
+        self.byte(step::FILES).byte(opcode).byte(node).bytes(body).half(4096)
     }
 
     /// Resets and starts the device.

@@ -10,9 +10,10 @@ use mote_protocol::{
 
 fn main() -> std::io::Result<()> {
     let folder = std::env::args_os().nth(1).expect("usage: seeds FOLDER");
-    let corpora: [(&str, Vec<Vec<u8>>); 8] = [
+    let corpora: [(&str, Vec<Vec<u8>>); 9] = [
         ("queue_vsock", vsock()),
         ("queue_block", block()),
+        ("queue_fs", files()),
         ("mmio_registers", registers()),
         ("protocol_host", events()),
         ("protocol_guest", requests()),
@@ -70,6 +71,72 @@ fn block() -> Vec<Vec<u8>> {
         // An indirect table, and one that is none.
         writer.descriptor(0, 7, 0, 48, 4, 0).offer(0, 7).notify(0).start();
         seeds.push(writer.offer(0, 200).notify(0).start().set_available(0, 17).notify(0).finish());
+    }
+    seeds
+}
+
+/// Requests of FUSE; the nodes that are looked up are numbered from 2 on, in the order in which they are.
+fn files() -> Vec<Vec<u8>> {
+    let mut seeds = Vec::new();
+    let numbers = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    let start = |writer: &mut Writer| {
+        let init = numbers(&[7, 38, 0, 0xffff_ffff, 0xffff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        // Both shares, and what is in them.
+        writer.files(26, 1, &init).files(1, 1, b"0\0").files(1, 1, b"1\0").files(1, 2, b"file\0");
+        writer.files(1, 3, b"file\0").files(1, 2, b"link\0").files(1, 2, b"folder\0").files(
+            1,
+            3,
+            b"folder\0",
+        );
+    };
+    let mut writer = Writer::default();
+    for node in 1..9 {
+        start(&mut writer);
+        writer.files(3, node, &[0; 16]).files(14, node, &numbers(&[2, 0])).files(5, node, b"");
+        writer.files(15, node, &numbers(&[1, 0, 0, 0, 512, 0, 0, 0, 0, 0]));
+        writer.files(16, node, &[&numbers(&[1, 0, 0, 0, 4, 0, 0, 0, 0, 0])[..], b"data"].concat());
+        writer.files(
+            4,
+            node,
+            &numbers(&[0x6f, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0o644, 0, 0, 0, 0]),
+        );
+        writer.files(18, node, &numbers(&[1, 0, 2, 0, 0, 0])).files(17, node, b"").files(
+            2,
+            node,
+            &[1, 0, 0, 0, 0, 0, 0, 0],
+        );
+        seeds.push(writer.finish());
+        start(&mut writer);
+        for name in [&b"..\0"[..], b"../outside/file\0", b".\0", b"\0", b"new\0", b"no end"] {
+            writer.files(1, node, name).files(10, node, name).files(11, node, name);
+            writer.files(9, node, &[&numbers(&[0o755, 0])[..], name].concat());
+            writer.files(35, node, &[&numbers(&[0o102, 0o644, 0, 0])[..], name].concat());
+            writer.files(8, node, &[&numbers(&[0o100_644, 0, 0, 0])[..], name].concat());
+            writer.files(6, node, &[name, b"../outside\0"].concat());
+            writer.files(13, node, &[&[4, 0, 0, 0, 0, 0, 0, 0][..], name].concat());
+            writer.files(12, node, &[&[3, 0, 0, 0, 0, 0, 0, 0][..], b"file\0", name].concat());
+            writer.files(45, node, &[&numbers(&[2, 0, 1, 0])[..], b"file\0", name].concat());
+            writer.files(21, node, &[&numbers(&[1, 0, 0, 0])[..], b"user.x\0v"].concat());
+        }
+        seeds.push(writer.finish());
+        start(&mut writer);
+        writer.files(27, node, &numbers(&[0, 0]));
+        for opcode in [28, 44] {
+            writer.files(opcode, node, &numbers(&[1, 0, 0, 0, 4096, 0, 0, 0, 0, 0]));
+        }
+        writer.files(43, node, &numbers(&[1, 0, 0, 0, 4096, 0, 0, 0])).files(
+            46,
+            node,
+            &numbers(&[1, 0, 0, 0, 3, 0]),
+        );
+        writer.files(51, node, &numbers(&[0o102, 0o644, 0, 0])).files(
+            47,
+            node,
+            &numbers(&[1, 0, 0, 0, 4, 0, 2, 0, 0, 0, 9, 0, 0, 0]),
+        );
+        seeds.push(
+            writer.files(42, node, &numbers(&[1, 0, 3, 0, 1, 0])).files(38, node, b"").start().finish(),
+        );
     }
     seeds
 }
@@ -153,6 +220,25 @@ fn operations() -> Vec<Operation<'static>> {
         Operation::SetHostname { name: text(c"mote") },
         Operation::SetIds { uid: 1, gid: 2, groups: IdList::from_bytes(&[1, 0, 0, 0]).expect("a list") },
         Operation::ChangeDirectory { path: text(c"/") },
+        Operation::EnterUserNamespace { uids: text(c"0 1000 1"), gids: text(c"0 1000 1") },
+        Operation::WriteFile { path: text(c"/a/b"), content: b"words" },
+        Operation::MakeDevice { path: text(c"/dev/null"), mode: 0o20666, major: 1, minor: 3, uid: 0, gid: 0 },
+        Operation::ChangeMount {
+            target: text(c"/"),
+            recursive: true,
+            set: 1,
+            clear: 2,
+            propagation: 1 << 18,
+        },
+        Operation::MountCopy { target: text(c"/var"), attributes: 2, options: list(b"size=1m\0") },
+        Operation::BindTerminal { target: text(c"/dev/console") },
+        Operation::MaskPath { path: text(c"/proc/kcore") },
+        Operation::ProtectPath { path: text(c"/proc/sys") },
+        Operation::BoundCapabilities { keep: 0xff },
+        Operation::SetCapabilities { effective: 1, permitted: 1, inheritable: 0, ambient: 0 },
+        Operation::SetLimit { resource: 7, soft: 1024, hard: 4096 },
+        Operation::SetSeccomp { flags: 0, filter: &[6, 0, 0, 0, 0, 0, 0xff, 0x7f] },
+        Operation::Await,
         Operation::Exec { arguments: list(b"sh\0-c\0"), environment: list(b"PATH=/bin::/sbin\0") },
     ]
 }
@@ -221,11 +307,7 @@ fn kernels() -> Vec<Vec<u8>> {
 }
 
 fn words() -> Vec<Vec<u8>> {
-    let mut image = vec![0; 4096];
-    image[1024..1028].copy_from_slice(&0xe0f5_e1e2_u32.to_le_bytes());
-    image[1036] = 12;
-    image[1060] = 1;
     let words =
         ["128m", "1g", "34mib", "131072kb", "999999999999t", "-1", "etc/\netc/passwd\n../x\n/a\na//b"];
-    words.iter().map(|word| word.as_bytes().to_vec()).chain([image]).collect()
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
 }

@@ -5,12 +5,12 @@ use crate::{
     vsock::{Packet, REQUEST, RESPONSE, RW, Socket, TX},
 };
 
-/// Kinds of frames (`protocol/`).
+/// Kinds of frames (`protocol/src/message.rs`).
 const HELLO: u16 = 0x8001;
 const FAILED: u16 = 0x8003;
 const EXITED: u16 = 0x8005;
 /// A hello of this version: no features, at times 1 and 2.
-const GOOD_HELLO: &[u8] = &[1, 0, 1, 2];
+const GOOD_HELLO: &[u8] = &[mote_protocol::VERSION as u8, 0, 1, 2];
 
 fn connect(machine: &Machine) -> Socket {
     let mut socket = Socket::start(machine);
