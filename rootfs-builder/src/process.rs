@@ -69,18 +69,19 @@ pub mod users {
     use super::{LONGEST_LIST, Path, Reader, User, io};
 
     /// Finds `text`, a user with or without a group (`USER[:GROUP]`, each a name or a number), in the EROFS image `rootfs`. A user
-    /// without a group has those that the image says. Numbers need not be known to the image.
+    /// without a group has those that the image says. Numbers need not be known to the image; without an image, there are only numbers.
     ///
     /// # Errors
     /// A line that says what is not there, or why it cannot be looked up.
-    pub fn find(rootfs: &Path, text: &str) -> Result<User, String> {
+    pub fn find(rootfs: Option<&Path>, text: &str) -> Result<User, String> {
         let cannot = |error: io::Error| format!("cannot look up the user {text:?} in the image: {error}");
         let (user, group) = match text.split_once(':') {
             Some((user, group)) => (user, Some(group)),
             None => (text, None),
         };
         let numbers = (number(user), group.map(number));
-        let lists = Reader::open(rootfs).and_then(|image| {
+        let no_image = || io::Error::new(io::ErrorKind::Unsupported, "names are looked up in images only");
+        let lists = rootfs.ok_or_else(no_image).and_then(Reader::open).and_then(|image| {
             let list = |path: &[u8]| Ok::<_, io::Error>(image.read(path, LONGEST_LIST)?.unwrap_or_default());
             Ok((list(b"/etc/passwd")?, list(b"/etc/group")?))
         });

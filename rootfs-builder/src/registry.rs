@@ -53,30 +53,53 @@ impl Store {
     /// Pulls the image `name` of the platform of this machine, or what of it is not there.
     ///
     /// # Errors
-    /// [`Error::Registry`], [`Error::Credentials`], and those of images and the store.
+    /// [`Error::Registry`], [`Error::Credentials`], and those of images and the store. What was downloaded stays for the next time, unless
+    /// it turned out to be wrong.
     pub fn pull(&self, name: &Name, access: &Access, job: &Job<'_>) -> Result<Image, Error> {
+        let result = self.pull_from(name, access, job);
+        if !matches!(result, Ok(_) | Err(Error::Interrupted | Error::Registry { .. })) {
+            // What went wrong first is what counts.
+            let _ = self.collect(false);
+        }
+        result
+    }
+
+    fn pull_from(&self, name: &Name, access: &Access, job: &Job<'_>) -> Result<Image, Error> {
         let adding = self.adding(job)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| wrong(name, &error))?;
-        let remote = Remote::new(name, access)?;
-        let arrived = runtime.block_on(async {
-            tokio::select! {
-                stopped = stop(job.stop) => Err(stopped),
-                manifest = remote.manifest() => manifest,
+        let download = || {
+            let remote = Remote::new(name, access)?;
+            let manifest = async {
+                tokio::select! {
+                    stopped = stop(job.stop) => Err(stopped),
+                    manifest = remote.manifest() => manifest,
+                }
+            };
+            let (bytes, manifest, remote) = runtime.block_on(manifest)?;
+            self.check_sizes(&manifest, job)?;
+            let missing = self.missing(&manifest, job)?;
+            let blobs = async {
+                tokio::select! {
+                    stopped = stop(job.stop) => Err(stopped),
+                    done = remote.blobs(self, missing, job) => done,
+                }
+            };
+            runtime.block_on(blobs)?;
+            Ok(bytes)
+        };
+        match download() {
+            Ok(bytes) => {
+                // Its threads end here: whoever called this may want to be alone.
+                drop(runtime);
+                self.adopt(&Nothing, &bytes, std::slice::from_ref(name), &adding, job)
             }
-        });
-        let (bytes, manifest, remote) = arrived?;
-        self.check_sizes(&manifest, job)?;
-        let wanted = self.missing(&manifest, job)?;
-        runtime.block_on(async {
-            tokio::select! {
-                stopped = stop(job.stop) => Err(stopped),
-                done = remote.blobs(self, wanted, job) => done,
+            Err(error) => {
+                // Looking up a host's address may take longer than anybody wants to wait.
+                runtime.shutdown_background();
+                Err(error)
             }
-        })?;
-        // Resolving a host name may take longer than anybody wants to wait.
-        runtime.shutdown_background();
-        self.adopt(&Nothing, &bytes, std::slice::from_ref(name), adding, job)
+        }
     }
 
     /// The blobs that are not there, each with its file locked. In the order of their names, so that two who want the same do not wait
@@ -245,30 +268,56 @@ impl Remote {
         let failed = |error| Error::in_store(store.path(), store.path(), error);
         let step = job.progress.step(&format!("Copying blob {}", digest.short()), size);
         let mut file = staged.file().try_clone().map_err(failed)?;
-        let mut hasher = Sha256::new();
-        let mut length = file.metadata().map_err(failed)?.len();
-        // What is there may be all of it, if the process was killed just then.
-        if length > size {
-            file.set_len(0).map_err(failed)?;
-            length = 0;
-        }
-        file.seek(SeekFrom::Start(0)).map_err(failed)?;
-        update_from(&mut hasher, &mut file).map_err(failed)?;
-        step.advance(length);
-        if length < size || size == 0 {
-            let (mut stream, from_start) = self.open(digest, length).await?;
-            if from_start {
+        let mut there = file.metadata().map_err(failed)?.len();
+        loop {
+            if there == 0 || there > size {
                 file.set_len(0).map_err(failed)?;
-                file.seek(SeekFrom::Start(0)).map_err(failed)?;
+                there = 0;
+            }
+            let found = self.fetch(&mut file, digest, size, there, &*step).await?.map_err(failed)?;
+            match blobs::check(digest, size, found) {
+                Ok(()) => return store.publish_blob(digest, staged),
+                // What was there before may be what is wrong.
+                Err(_) if there > 0 => there = 0,
+                Err(error) => {
+                    staged.discard();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Completes a blob of which `there` bytes are there. Returns what it has become, or why the file could not be written.
+    async fn fetch(
+        &self,
+        file: &mut File,
+        digest: Digest,
+        size: u64,
+        there: u64,
+        step: &dyn Step,
+    ) -> Result<std::io::Result<(Digest, u64)>, Error> {
+        let mut hasher = Sha256::new();
+        let mut length = there;
+        if let Err(error) = file.seek(SeekFrom::Start(0)).and_then(|_| update_from(&mut hasher, file)) {
+            return Ok(Err(error));
+        }
+        step.advance(there);
+        if there < size {
+            let (mut stream, is_whole) = self.open(digest, there).await?;
+            if is_whole {
+                if let Err(error) = file.set_len(0).and_then(|()| file.seek(SeekFrom::Start(0))) {
+                    return Ok(Err(error));
+                }
                 (hasher, length) = (Sha256::new(), 0);
             }
-            while let Some(bytes) = stream.stream.next().await {
+            // The last word on what has arrived is ours.
+            while length < size {
+                let Some(bytes) = stream.stream.next().await else { break };
                 let bytes = bytes.map_err(|error| wrong(&self.name, &error))?;
                 length += bytes.len() as u64;
-                if length > size {
-                    break;
+                if let Err(error) = add(file, &mut hasher, &bytes, step) {
+                    return Ok(Err(error));
                 }
-                add(&mut file, &mut hasher, &bytes, &*step).map_err(failed)?;
             }
         }
         if length < size {
@@ -277,12 +326,7 @@ impl Remote {
                 why: format!("the blob {} ended after {length} of {size} bytes", digest.short()),
             });
         }
-        if let Err(error) = blobs::check(digest, size, (Digest::of(hasher), length)) {
-            // Nothing to go on from.
-            staged.discard();
-            return Err(error);
-        }
-        store.publish_blob(digest, staged)
+        Ok(Ok((Digest::of(hasher), length)))
     }
 
     /// The blob from `offset` on, or from its start, if the registry does not give parts.

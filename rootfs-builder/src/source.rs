@@ -49,8 +49,17 @@ impl Store {
     /// Imports every image of `source`, or a root file system as an image, under `name` or else the name that it brings along.
     ///
     /// # Errors
-    /// An [`Error`] about the source or the store.
+    /// An [`Error`] about the source or the store. What was copied by then is gone again.
     pub fn import(&self, source: &Source, name: Option<&Name>, job: &Job<'_>) -> Result<Vec<Image>, Error> {
+        let result = self.import_from(source, name, job);
+        if result.is_err() {
+            // What went wrong first is what counts.
+            let _ = self.collect(false);
+        }
+        result
+    }
+
+    fn import_from(&self, source: &Source, name: Option<&Name>, job: &Job<'_>) -> Result<Vec<Image>, Error> {
         let shown = source.path();
         let unreadable = |error: io::Error| {
             if job.is_stopped() { Error::Interrupted } else { Error::unreadable(&shown, error) }

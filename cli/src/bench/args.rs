@@ -11,6 +11,8 @@ pub(crate) enum BenchVerb {
     /// How long a machine takes to start, phase by phase; with --vs, beside other VMMs and runtimes.
     #[command(after_long_help = BOOT_HELP)]
     Boot(BootOptions),
+    /// What a machine weighs, and what each further one adds.
+    Memory(MemoryOptions),
     /// How fast bytes go in and out: vsock, standard streams, the disk.
     Io(IoOptions),
 }
@@ -63,6 +65,30 @@ pub(crate) struct BootOptions {
     /// The text in the output that says that a start is complete.
     #[arg(long, value_name = "TEXT", requires = "vs", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) marker: Option<String>,
+    /// How many seconds one start may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MemoryOptions {
+    /// How many machines there are at the same time, each number a line of the result.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_value = "1,10,50", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) vms: Vec<u32>,
+    /// How much memory each has: a number with b, k, m or g; at least 32m.
+    #[arg(short, long, value_name = "SIZE", default_value = "128m")]
+    pub(crate) memory: MemorySize,
+    /// How many virtual CPUs each has, 1 to 32.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(mote_vmm::MAX_VCPUS)))]
+    pub(crate) cpus: u8,
+    /// The guest kernel. Default: the one that was built with Mote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// What runs the machines.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) hypervisor: HypervisorName,
     /// How many seconds one start may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
@@ -175,6 +201,7 @@ mod tests {
         assert_eq!(boot(&["--warm-up", "0"]).unwrap().warm_up, 0);
         assert!(bench(&["io", "--runs", "0"]).is_err());
         assert!(bench(&["io", "--samples", "0"]).is_err());
+        assert!(bench(&["memory", "--vms", "1,0"]).is_err());
     }
 
     #[test]

@@ -72,8 +72,13 @@ impl Measured {
         &mut self.child
     }
 
-    pub(super) fn group(&self) -> Pid {
-        self.group
+    /// Kills the group when `limit` has passed, unless what is returned is dropped before.
+    pub(super) fn kill_after(&self, limit: Duration) -> anyhow::Result<Deadline> {
+        let group = self.group;
+        Deadline::new(limit, move || {
+            // It fails if the group has just ended.
+            let _ = killpg(group, Signal::SIGKILL);
+        })
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -170,9 +175,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(1000));
 
         let mut measured = Measured::spawn(Command::new("sleep").arg("1000").stdin(Stdio::null())).unwrap();
-        let group = measured.group();
-        let act = move || killpg(group, Signal::SIGKILL).unwrap();
-        let deadline = Deadline::new(Duration::ZERO, act).unwrap();
+        let deadline = measured.kill_after(Duration::ZERO).unwrap();
         assert_eq!(measured.wait().unwrap().signal(), Some(9));
         assert!(deadline.is_over());
     }

@@ -12,6 +12,7 @@ mod boot;
 mod children;
 mod host;
 mod io;
+mod memory;
 mod progress;
 mod stats;
 mod table;
@@ -27,6 +28,7 @@ use crate::report;
 pub(crate) fn bench(verb: &BenchVerb, debug: bool) -> ExitCode {
     let result = children::end_on_interrupt().and_then(|()| match verb {
         BenchVerb::Boot(options) => boot::bench(options),
+        BenchVerb::Memory(options) => memory::bench(options),
         BenchVerb::Io(options) => io::bench(options),
     });
     match result {

@@ -115,7 +115,7 @@ fn import_one(
         Some(name) => vec![name.clone()],
         None => tags.map(|tag| Name::parse(tag)).collect::<Result<_, _>>()?,
     };
-    store.adopt(&known, &manifest, &names, adding, job)
+    store.adopt(&known, &manifest, &names, &adding, job)
 }
 
 pub(super) fn descriptor(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor, Error> {

@@ -104,7 +104,7 @@ pub(super) fn import(
             Some(name) => vec![name.clone()],
             None => own_name(descriptor, shown).into_iter().collect(),
         };
-        store.adopt(&layout, &manifest, &names, store.adding(job)?, job)
+        store.adopt(&layout, &manifest, &names, &store.adding(job)?, job)
     };
     wanted.into_iter().map(import).collect()
 }

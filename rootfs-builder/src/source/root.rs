@@ -64,7 +64,7 @@ pub(super) fn import_tar(
         Compression::Gzip => MediaType::ImageLayerGzip,
         Compression::Zstd => MediaType::ImageLayerZstd,
     };
-    adopt(store, media_type, (blob, size), unpacked, name, adding, job)
+    adopt(store, media_type, (blob, size), unpacked, name, &adding, job)
 }
 
 /// Imports a folder.
@@ -96,7 +96,7 @@ pub(super) fn import_folder(
     if folder.fingerprint()? != before {
         return Err(Error::FolderChanged { path: folder.path().to_path_buf() });
     }
-    adopt(store, MediaType::ImageLayer, layer, layer.0, name, adding, job)
+    adopt(store, MediaType::ImageLayer, layer, layer.0, name, &adding, job)
 }
 
 fn adopt(
@@ -105,7 +105,7 @@ fn adopt(
     (blob, size): (Digest, u64),
     unpacked: Digest,
     name: Option<&Name>,
-    adding: Adding,
+    adding: &Adding,
     job: &Job<'_>,
 ) -> Result<Image, Error> {
     let config = serde_json::json!({

@@ -9,7 +9,6 @@ use super::rootfs::recipe;
 use super::{Image, Store};
 use crate::digest::Digest;
 use crate::error::Error;
-use crate::job::Job;
 use crate::staging;
 
 /// What was removed.
@@ -42,15 +41,17 @@ impl Store {
         if goes && !force && self.is_used(&image)? {
             return Err(Error::InUse { name: text.into() });
         }
-        let digest = image.digest();
+        // The same image may have come compressed in several ways.
+        let same: HashSet<Digest> =
+            self.images()?.iter().filter(|other| other.id() == image.id()).map(Image::digest).collect();
         let mut removed = Removed::default();
         self.change(|entries| {
             let gone = entries.extract_if(.., |entry| match &name {
                 Some(name) => entry.name.as_ref() == Some(name),
-                None => entry.manifest == digest,
+                None => same.contains(&entry.manifest),
             });
             removed.untagged = gone.filter_map(|entry| entry.name).collect();
-            if entries.iter().all(|entry| entry.manifest != digest) {
+            if entries.iter().all(|entry| !same.contains(&entry.manifest)) {
                 removed.deleted.push(image.id());
             }
             Ok(())
@@ -79,7 +80,7 @@ impl Store {
             Ok(())
         })?;
         let (path, lock) = self.lock_file("lock")?;
-        staging::lock(&lock, &|| Job::quiet().check()).map_err(self.failed(&path))?;
+        staging::lock(&lock, &|| Ok(())).map_err(self.failed(&path))?;
         removed.freed = self.sweep(true, all)?;
         Ok(removed)
     }
@@ -96,7 +97,7 @@ impl Store {
 
     /// Deletes what nothing uses, unless somebody is adding something: then it stays for the next time. Returns the bytes
     /// that were freed. What was downloaded in part stays unless `partial`.
-    pub(super) fn collect(&self, partial: bool) -> Result<Option<u64>, Error> {
+    pub(crate) fn collect(&self, partial: bool) -> Result<Option<u64>, Error> {
         let (_, lock) = self.lock_file("lock")?;
         match lock.try_lock() {
             Ok(()) => self.sweep(partial, false).map(Some),
@@ -106,6 +107,9 @@ impl Store {
 
     /// Deletes what nothing uses. Only while nobody adds.
     fn sweep(&self, partial: bool, folders: bool) -> Result<u64, Error> {
+        // Nor removes anything else, for which the list would be written anew.
+        let (path, lock) = self.lock_file("index.lock")?;
+        staging::lock(&lock, &|| Ok(())).map_err(self.failed(&path))?;
         let images = self.images()?;
         let mut blobs = HashSet::new();
         let mut roots = HashSet::new();

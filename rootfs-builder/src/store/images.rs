@@ -100,10 +100,12 @@ impl Store {
             prefix.len() >= 3 && prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let images = if is_id { self.images()? } else { Vec::new() };
         let mut images = images.into_iter().filter(|image| image.id.hex().starts_with(prefix));
-        match (images.next(), images.next()) {
-            (Some(image), None) => Ok(image),
-            (Some(_), Some(_)) => Err(Error::Ambiguous { name: text.into() }),
-            _ => Err(Error::NoSuchImage { name: text.into() }),
+        let image = images.next().ok_or_else(|| Error::NoSuchImage { name: text.into() })?;
+        // The same image may have come compressed in several ways.
+        if images.any(|other| other.id != image.id) {
+            Err(Error::Ambiguous { name: text.into() })
+        } else {
+            Ok(image)
         }
     }
 
@@ -133,36 +135,13 @@ impl Store {
 
     /// Takes over the image with this manifest from `source`: all blobs, the root file system made of them, and last `names`.
     ///
-    /// If what comes turns out to be wrong, nothing of it stays.
+    /// After an error, what came of it may still be there, as garbage.
     pub(crate) fn adopt(
-        &self,
-        source: &dyn Blobs,
-        manifest: &[u8],
-        names: &[Name],
-        adding: Adding,
-        job: &Job<'_>,
-    ) -> Result<Image, Error> {
-        let result = self.take_over(source, manifest, names, job);
-        drop(adding);
-        if matches!(
-            result,
-            Err(Error::Blob { .. }
-                | Error::Layer { .. }
-                | Error::Document { .. }
-                | Error::Platform { .. }
-                | Error::TooLarge { .. })
-        ) {
-            // What went wrong first is what counts.
-            let _ = self.collect(false);
-        }
-        result
-    }
-
-    fn take_over(
         &self,
         source: &dyn Blobs,
         bytes: &[u8],
         names: &[Name],
+        _adding: &Adding,
         job: &Job<'_>,
     ) -> Result<Image, Error> {
         let Document::Manifest(manifest) = Document::parse(bytes)? else {

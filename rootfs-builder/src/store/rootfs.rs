@@ -52,10 +52,22 @@ impl Store {
                 self.build(image, &path, job)?;
             }
             // Somebody may remove it in between.
-            if let Some(held) = self.hold(&path)? {
-                return Ok(Rootfs { path, _held: held });
+            if let Some(rootfs) = self.ready(image)? {
+                return Ok(rootfs);
             }
         }
+    }
+
+    /// The root file system of an image of this store, if it was made before.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn ready(&self, image: &Image) -> Result<Option<Rootfs>, Error> {
+        let path = self.image_path(&recipe(image.unpacked()));
+        if image::check(&path).is_err() {
+            return Ok(None);
+        }
+        Ok(self.hold(&path)?.map(|held| Rootfs { path, _held: held }))
     }
 
     /// Makes the root file system `path`, unless somebody does so meanwhile.

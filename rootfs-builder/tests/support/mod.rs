@@ -2,6 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part, and fails by panicking")]
 
 pub(crate) mod erofs;
+pub(crate) mod layout;
+pub(crate) mod registry;
+pub(crate) mod tree;
 
 use std::ffi::CString;
 use std::fs;

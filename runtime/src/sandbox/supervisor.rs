@@ -222,7 +222,8 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Phase::Running => {
-                let number = u8::try_from(signal as i32).unwrap_or(0);
+                let stop = self.spec.process.stop_signal.filter(|_| signal == Signal::SIGTERM);
+                let number = stop.unwrap_or_else(|| u8::try_from(signal as i32).unwrap_or(0));
                 let request = mote_protocol::Signal { process: COMMAND, signal: number };
                 self.booted.agent.send(&[Request::Signal(request)]).map(|_| ())
             }

@@ -82,7 +82,6 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
 fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
     let lab = Lab::new()?
         .timeout(LAB_LIMIT)
-        .program("mkfs.erofs")
         .file(absolute(&arguments.mote)?, "/usr/bin/mote")
         .file(absolute(&arguments.vmlinux)?, "/usr/lib/mote/vmlinux")
         .file(absolute(&arguments.rootfs)?, "/usr/lib/mote/rootfs.erofs")

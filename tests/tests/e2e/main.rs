@@ -5,6 +5,8 @@
 mod bad_input;
 mod command;
 mod death;
+mod hostile;
+mod images;
 mod machine;
 mod rootfs;
 mod shares;

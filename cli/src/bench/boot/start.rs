@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use mote_runtime::Mark;
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::Signal,
     time::{ClockId, clock_gettime},
 };
 use serde::Deserialize;
 
 use super::subject::{Kind, Subject};
-use crate::bench::children::{Deadline, Measured};
+use crate::bench::children::Measured;
 
 /// How long a rival that has shown its marker may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ impl Subject {
         let before = now()?;
         let mut process = Measured::spawn(&mut command).context("cannot start mote")?;
         drop(command);
-        let deadline = kill_after(limit, &process)?;
+        let deadline = process.kill_after(limit)?;
         let (marker, output) = watch(stdout, self.marker.as_deref())?;
         let mut words = String::new();
         stderr.read_to_string(&mut words).context("cannot read the timeline")?;
@@ -97,7 +97,7 @@ impl Subject {
         let mut process = Measured::spawn(&mut command).context("cannot start a shell")?;
         drop(command);
         let text = self.marker.as_deref().unwrap_or_default();
-        let deadline = kill_after(limit, &process)?;
+        let deadline = process.kill_after(limit)?;
         let (marker, words) = watch(&output, Some(text))?;
         let over = deadline.is_over();
         drop(deadline);
@@ -113,19 +113,11 @@ impl Subject {
             bail!("its output did not show '{text}': {}", ended(status, &words));
         };
         process.signal(Signal::SIGTERM);
-        let deadline = kill_after(GRACE, &process)?;
+        let deadline = process.kill_after(GRACE)?;
         process.wait().context("cannot wait for it")?;
         drop(deadline);
         Ok(Start { marks: Vec::new(), marker: Some(marker.saturating_sub(before)), exit: None })
     }
-}
-
-fn kill_after(limit: Duration, process: &Measured) -> anyhow::Result<Deadline> {
-    let group = process.group();
-    Deadline::new(limit, move || {
-        // It fails if the group has just ended.
-        let _ = killpg(group, Signal::SIGKILL);
-    })
 }
 
 /// Reads `output` until `marker` has appeared or, without a marker, to its end. Returns when it appeared, and the output.
@@ -161,7 +153,13 @@ fn marks(words: &str, before: u64) -> anyhow::Result<Vec<(Mark, u64)>> {
         let at = timeline.start_monotonic_ns.saturating_add(phase.since_exec_ns);
         (phase.phase, at.saturating_sub(before))
     };
-    Ok(timeline.phases.into_iter().map(since).collect())
+    let mut marks: Vec<_> = timeline.phases.into_iter().map(since).collect();
+    // Marks of the guest's are late by the time that a message takes; none can come after the host has seen its consequence.
+    if let Some(finished) = marks.iter().find(|(mark, _)| *mark == Mark::Finished).map(|(_, at)| *at) {
+        marks.iter_mut().for_each(|(_, at)| *at = (*at).min(finished));
+    }
+    marks.sort_by_key(|(mark, at)| (*at, *mark));
+    Ok(marks)
 }
 
 fn ended(status: ExitStatus, output: &[u8]) -> String {

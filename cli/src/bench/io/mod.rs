@@ -24,7 +24,6 @@ use std::{
 
 use anyhow::Context;
 use mote_protocol::meter::{MAX_SAMPLES, Order};
-use nix::sys::signal::{Signal, killpg};
 
 use self::{
     driver::{Driver, Transfer, nanoseconds},
@@ -74,11 +73,7 @@ pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
     {
         bar.set_message("standard streams");
         let mut run = command::start(options)?;
-        let group = run.process.group();
-        let give_up = move || {
-            let _ = killpg(group, Signal::SIGKILL);
-        };
-        let deadline = Deadline::new(limit, give_up)?;
+        let deadline = run.process.kill_after(limit)?;
         let mut driver = Driver::new(run.stdout, run.stdin, options.call)?;
         let result = streams(&mut driver, "stdio", options, &mut report, &bar);
         result.map_err(|error| explain(error, &deadline, options, &[]))?;
