@@ -19,6 +19,7 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use nix::{
@@ -50,6 +51,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("permissions", permissions),
     ("unchangeable", unchangeable),
     ("crowd", crowd),
+    ("speed", speed),
 ];
 
 fn main() {
@@ -623,4 +625,72 @@ fn crowd(folder: &Path) {
     assert_eq!(copy.metadata().unwrap().len(), 0);
     fs::write(first.join("afterwards"), "works").unwrap();
     assert_eq!(fs::read_to_string(first.join("afterwards")).unwrap(), "works");
+}
+
+/// Not a check but a measurement, for a folder with the file `big` of 64 MiB and the folder `tree` in it, in a guest and on the host
+/// alike.
+fn speed(folder: &Path) {
+    const BLOCK: usize = 4096;
+    let big = folder.join("big");
+    let timed = |what: &str, times: u32, work: &mut dyn FnMut()| {
+        let start = Instant::now();
+        work();
+        let taken = start.elapsed();
+        println!(
+            "{what}: {:.3} ms, each {:.1} us",
+            taken.as_secs_f64() * 1e3,
+            taken.as_secs_f64() * 1e6 / f64::from(times)
+        );
+    };
+    let mut buffer = vec![0; 1 << 20];
+    let file = File::open(&big).unwrap();
+    for what in ["64 reads of 1 MiB", "the same once more"] {
+        timed(what, 64, &mut || {
+            for block in 0..64 {
+                file.read_exact_at(&mut buffer, block << 20).unwrap();
+            }
+        });
+    }
+    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&big);
+    // Not every file system has it.
+    let file = direct.unwrap_or(file);
+    let layout = std::alloc::Layout::from_size_align(BLOCK, BLOCK).unwrap();
+    // SAFETY: the layout has a size, and what is allocated lives to the end of the process.
+    let page = unsafe { std::slice::from_raw_parts_mut(std::alloc::alloc_zeroed(layout), BLOCK) };
+    timed("1000 reads of 4 KiB, anywhere, past the cache", 1000, &mut || {
+        let mut position = 1_u64;
+        for _ in 0..1000 {
+            position =
+                position.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            file.read_exact_at(page, (position >> 33) % (64 << 8) * BLOCK as u64).unwrap();
+        }
+    });
+    for what in ["a walk over the tree with names only", "a walk with attributes", "the same once more"] {
+        let mut seen = 0;
+        let with_attributes = what != "a walk over the tree with names only";
+        timed(what, 20_000, &mut || seen = walk(&folder.join("tree"), with_attributes));
+        assert_eq!(seen, 20_100);
+    }
+    timed("1000 small files made, written and closed", 1000, &mut || {
+        fs::create_dir(folder.join("new")).unwrap();
+        for index in 0..1000 {
+            fs::write(folder.join(format!("new/{index}")), "small").unwrap();
+        }
+    });
+    timed("and removed", 1000, &mut || fs::remove_dir_all(folder.join("new")).unwrap());
+}
+
+fn walk(folder: &Path, with_attributes: bool) -> usize {
+    let mut seen = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        if with_attributes {
+            entry.metadata().unwrap();
+        }
+        seen += 1;
+        if entry.file_type().unwrap().is_dir() {
+            seen += walk(&entry.path(), with_attributes);
+        }
+    }
+    seen
 }

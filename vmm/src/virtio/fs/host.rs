@@ -76,6 +76,8 @@ impl Stat {
 pub(super) fn enter(descriptors: BorrowedFd<'_>) -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     nix::unistd::fchdir(descriptors)?;
+    // A file that would grow beyond the process's limit is an error to the guest, and not the end of the process.
+    nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block()?;
     nix::sys::stat::umask(Mode::empty());
     Ok(())
 }

@@ -19,7 +19,8 @@
 //! # Limits
 //!
 //! Nodes: one for each KiB of the guest's memory, for which a guest that does remember them needs as much itself. Open files and
-//! folders, and so descriptors: three quarters of the process's limit, at most [`MAX_HANDLES`]. Other descriptors: about 1500.
+//! folders, and so descriptors: three quarters of the process's limit, at most [`MAX_HANDLES`]; an open folder may hold 2 KiB of its
+//! entries. Other descriptors: about 1500.
 //!
 //! # Locks
 //!
@@ -27,7 +28,7 @@
 //!
 //! # System calls
 //!
-//! The serving thread makes, beyond those of every device: `unshare(CLONE_FS)`, `fchdir` and `umask` at its start; then `openat`,
+//! The serving thread makes, beyond those of every device: `unshare(CLONE_FS)`, `fchdir`, `umask` and `rt_sigprocmask` at its start; then `openat`,
 //! `close`, `fcntl(F_DUPFD_CLOEXEC)`, `statx`, `getdents64`, `lseek`, `preadv`, `pwritev`, `pwritev2`, `mkdirat`, `mknodat`,
 //! `symlinkat`, `linkat`, `unlinkat`, `renameat2`, `readlinkat`, `fchmodat`, `fchownat`, `utimensat`, `truncate`, `ftruncate`,
 //! `fallocate`, `copy_file_range`, `fsync`, `fdatasync`, `fstatfs`, `getxattr`, `setxattr`, `listxattr`, `removexattr`. It opens

@@ -337,6 +337,47 @@ fn labels_of_the_host_are_not_the_guests() {
 }
 
 #[test]
+fn without_root_all_is_the_servers_own() {
+    const USER: u32 = 4711;
+    if !nix::unistd::geteuid().is_root() {
+        // Then every other test here is this one.
+        return;
+    }
+    let host = Host::new();
+    std::os::unix::fs::chown(host.shared(), Some(USER), Some(USER)).unwrap();
+    std::fs::set_permissions(host.folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The system calls themselves, which are about this thread alone.
+            // SAFETY: they touch no memory.
+            unsafe {
+                assert_eq!(libc::syscall(libc::SYS_setresgid, USER, USER, USER), 0);
+                assert_eq!(libc::syscall(libc::SYS_setresuid, USER, USER, USER), 0);
+            }
+            guest::converse(&[share(&host.shared(), false)], |guest| {
+                let owner = |entry: &[u8], at: usize| (u32_at(entry, at + 68), u32_at(entry, at + 72));
+                let root = guest.look_up(ROOT, "0").unwrap();
+                let file = guest.ask(opcode::LOOKUP, root, &Body::default().name("file")).unwrap();
+                assert_eq!(owner(&file, 40), (65534, 65534), "root's is nobody's");
+                for uid in [0, 1000] {
+                    guest.uid = uid;
+                    let make = Body::default().u32(0o700).u32(0).name(&format!("of-{uid}"));
+                    let made = guest.ask(opcode::MKDIR, root, &make).unwrap();
+                    assert_eq!(owner(&made, 40), (0, 0), "its own is root's");
+                    let node = u64_at(&made, 0);
+                    let change = |uid| Body::default().u32(0b110).zeros(72).u32(uid).u32(0).zeros(4);
+                    assert!(guest.ask(opcode::SETATTR, node, &change(0)).is_ok());
+                    assert_eq!(guest.ask(opcode::SETATTR, node, &change(1000)), Err(Errno::EPERM));
+                }
+            });
+        });
+    });
+    let made = std::os::unix::fs::MetadataExt::uid(&fs::metadata(host.shared().join("of-1000")).unwrap());
+    assert_eq!(made, USER);
+}
+
+#[test]
 fn what_cannot_be_shared_is_refused() {
     let missing = share(Path::new("/no/such/folder"), false);
     assert!(matches!(Fs::new("mote", &[missing], 0), Err(Error::Source { .. })));

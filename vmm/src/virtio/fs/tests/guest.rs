@@ -33,13 +33,16 @@ pub(super) struct Guest<'m> {
 /// Runs `conversation` with a guest that has these shares, in a thread of its own: serving changes the thread that does it.
 pub(super) fn with_shares(shares: &[Share], conversation: impl FnOnce(&mut Guest<'_>) + Send) {
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let memory = testing::memory();
-            let mut guest = Guest::new(&memory, shares);
-            guest.begin();
-            conversation(&mut guest);
-        });
+        scope.spawn(|| converse(shares, conversation));
     });
+}
+
+/// The same in the calling thread, which is of no other use afterwards.
+pub(super) fn converse(shares: &[Share], conversation: impl FnOnce(&mut Guest<'_>)) {
+    let memory = testing::memory();
+    let mut guest = Guest::new(&memory, shares);
+    guest.begin();
+    conversation(&mut guest);
 }
 
 pub(super) fn share(source: &Path, read_only: bool) -> Share {
