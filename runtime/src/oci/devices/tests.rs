@@ -67,7 +67,9 @@ fn later_rules_count_more_and_by_access() {
 
 #[test]
 fn a_rule_for_everything_ends_the_program() {
-    let program = compiled(r#"[{"allow": false, "type": "c", "major": 1, "access": "r"}, {"allow": true, "type": "a"}]"#);
+    let program = compiled(
+        r#"[{"allow": false, "type": "c", "major": 1, "access": "r"}, {"allow": true, "type": "a"}]"#,
+    );
     assert!(allowed(&program, KIND_CHARACTER, READ, 1, 1));
     // The verifier refuses code that is never reached: nothing stands behind the verdict of a rule for everything.
     assert_eq!(program.last_chunk::<8>(), Some(&instruction(0x95, 0, 0, 0, 0)));

@@ -133,7 +133,11 @@ fn the_first_rule_that_matches_decides() {
     .unwrap();
     let verdict = |a, b| call(&filter, "clone", [a, b, 0, 0, 0, 0]);
     assert_eq!(verdict(5, 6), ERRNO | EPERM, "both have to hold");
-    assert_eq!((verdict(5, 0), verdict(7, 0)), (0x7ffc_0000, 0x7ffc_0000), "one of two that are about the same");
+    assert_eq!(
+        (verdict(5, 0), verdict(7, 0)),
+        (0x7ffc_0000, 0x7ffc_0000),
+        "one of two that are about the same"
+    );
     assert_eq!(verdict(0, 6), ALLOW);
 }
 
@@ -157,7 +161,8 @@ fn what_cannot_be_is_refused() {
 
 #[test]
 fn an_empty_profile_allows_what_it_says_and_flags_are_passed_on() {
-    let filter = compile(&profile(r#"{"defaultAction": "SCMP_ACT_ERRNO", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}"#));
+    let filter =
+        compile(&profile(r#"{"defaultAction": "SCMP_ACT_ERRNO", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}"#));
     let filter = filter.unwrap();
     assert_eq!(filter.flags, 2);
     assert_eq!(call(&filter, "read", [0; 6]), ERRNO | EPERM);
