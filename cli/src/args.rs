@@ -102,6 +102,11 @@ pub(crate) struct RunOptions {
     /// The source is never changed. Default, if no image is named either: a small one with busybox.
     #[arg(long, value_name = "PATH", conflicts_with = "image")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// Run the container of an OCI bundle: a folder with a config.json and a root file system.
+    ///
+    /// The configuration says everything about the machine and the command.
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "image", "command", "volume", "tty"])]
+    pub(crate) bundle: Option<PathBuf>,
     /// What becomes of a folder given as --rootfs.
     #[arg(long, value_name = "MODE", default_value = "image")]
     pub(crate) rootfs_mode: RootfsMode,
@@ -172,7 +177,7 @@ pub(crate) struct RunOptions {
         value_name = "IMAGE [COMMAND",
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        required_unless_present = "command"
+        required_unless_present_any = ["command", "bundle"]
     )]
     pub(crate) image: Vec<OsString>,
     /// The command, after `--`, and its arguments, in a root file system that is no image.

@@ -1,5 +1,6 @@
 //! `mote run`: from options to a complete specification, and from an outcome to an exit status.
 
+mod bundle;
 mod container;
 
 use std::{
@@ -60,7 +61,10 @@ struct Root {
     held: Option<HeldRootfs>,
 }
 
-fn spec(options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+    if let Some(folder) = options.bundle.take() {
+        return bundle::spec(&folder, options).map(|spec| (spec, None));
+    }
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
     {
@@ -113,6 +117,7 @@ fn spec(options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
             streams,
             stop_signal: container::stop_signal(&config)?,
         },
+        program: None,
     };
     Ok((spec, root.held))
 }

@@ -80,6 +80,9 @@ impl Program {
 
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
+        if let Some(program) = &spec.program {
+            return Ok(Self::from_bytes(program.clone()));
+        }
         let strings = Strings::of(spec)?;
         let mut builder = Builder::new();
         let mut push = |operation: Operation<'_>| builder.push(operation);
@@ -369,6 +372,7 @@ mod tests {
             shares: Vec::new(),
             volumes: Vec::new(),
             console: None,
+            program: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
                 environment: vec![b"A=1".to_vec()],

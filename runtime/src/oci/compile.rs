@@ -152,8 +152,8 @@ fn enter_namespaces(bundle: &Bundle, process: &Process, builder: &mut Builder) -
         attributes: 0,
         options: StrList::default(),
     })?;
-    give_streams(bundle, process, builder)?;
     let (uids, gids) = maps(bundle)?;
+    give_streams(bundle, process, builder)?;
     builder
         .push(Operation::EnterUserNamespace { uids: uids.as_c_str().into(), gids: gids.as_c_str().into() })?;
     builder.push(Operation::Unshare { namespaces: namespaces(bundle) & !NEW_TIME })?;
