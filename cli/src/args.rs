@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
-use mote_runtime::HypervisorChoice;
+use mote_runtime::{HypervisorChoice, SeccompMode};
 
 use crate::{
     bench::args::BenchVerb,
@@ -165,6 +165,12 @@ pub(crate) struct RunOptions {
     /// What runs the machine.
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub(crate) hypervisor: HypervisorName,
+    /// What happens when a process of Mote's makes a system call that it has no business with.
+    #[arg(long, value_name = "MODE", default_value = "enforce")]
+    pub(crate) seccomp: SeccompName,
+    /// The user, and the group, that the sandbox process becomes if root starts it; default: one that nobody else has.
+    #[arg(long, value_name = "UID", value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
+    pub(crate) jail_uid: Option<u32>,
     /// Write the guest kernel's log to FILE. Makes the guest slower.
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
@@ -220,6 +226,23 @@ impl From<HypervisorName> for HypervisorChoice {
             HypervisorName::Auto => Self::Auto,
             HypervisorName::Kvm => Self::Kvm,
             HypervisorName::Qemu => Self::Qemu,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SeccompName {
+    /// The sandbox ends
+    Enforce,
+    /// The host's kernel logs it, and it is done: not safe, for finding out what a filter lacks
+    Log,
+}
+
+impl From<SeccompName> for SeccompMode {
+    fn from(name: SeccompName) -> Self {
+        match name {
+            SeccompName::Enforce => Self::Enforce,
+            SeccompName::Log => Self::Log,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
+use mote_runtime::LayerState;
 use mote_vmm::kvm::probe;
 
 /// How a check came out.
@@ -37,6 +38,8 @@ pub(crate) fn check() -> ExitCode {
         ("user namespaces", user_namespaces()),
         ("landlock", landlock()),
     ];
+    let walls = jail();
+    let checks = checks.into_iter().map(|(name, verdict)| (name.to_owned(), verdict)).chain(walls);
     let mut usable = true;
     for (name, verdict) in checks {
         let (sign, text) = match verdict {
@@ -47,7 +50,7 @@ pub(crate) fn check() -> ExitCode {
                 ("FAIL", text)
             }
         };
-        println!("{sign} {name:<16} {text}");
+        println!("{sign} {name:<24} {text}");
     }
     if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -86,6 +89,19 @@ fn mkfs() -> Verdict {
         Some(line) => Good(line),
         None => Lacking("not installed, needed for --rootfs FOLDER; apt-get install erofs-utils".into()),
     }
+}
+
+/// The walls around a sandbox, as this user gets them: tried out.
+fn jail() -> Vec<(String, Verdict)> {
+    let layers = match mote_runtime::jail_layers() {
+        Ok(layers) => layers,
+        Err(error) => return vec![("jail".into(), Missing(error.to_string()))],
+    };
+    let verdict = |state| match state {
+        LayerState::InForce(form) => Good(form),
+        LayerState::NotGranted(why) => Lacking(why),
+    };
+    layers.into_iter().map(|layer| (format!("jail: {}", layer.name), verdict(layer.state))).collect()
 }
 
 /// The first line that a program prints, on either stream; `None` if it cannot be started.

@@ -1,6 +1,14 @@
 //! Log messages in the two shapes that runc gives them: logrus text, and one JSON object a line.
 
-use std::{fmt, fs::OpenOptions, os::unix::fs::OpenOptionsExt, sync::Mutex, time::SystemTime};
+mod violations;
+
+use std::{
+    fmt,
+    fs::OpenOptions,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    sync::Mutex,
+    time::SystemTime,
+};
 
 use anyhow::Context;
 use tracing::{
@@ -27,9 +35,13 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<()> {
                 .mode(0o644)
                 .open(path)
                 .with_context(|| format!("cannot open the log file {}", path.display()))?;
+            violations::report_to(file.as_raw_fd(), options.log_format);
             builder.with_writer(Mutex::new(file)).init();
         }
-        None => builder.with_writer(std::io::stderr).init(),
+        None => {
+            violations::report_to(std::io::stderr().as_raw_fd(), options.log_format);
+            builder.with_writer(std::io::stderr).init();
+        }
     }
     Ok(())
 }

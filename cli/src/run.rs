@@ -14,7 +14,7 @@ use mote_rootfs_builder::{ProcessConfig, Rootfs as HeldRootfs, User, image};
 use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
-    args::{LogFormat, LogOptions, RootfsMode, RunOptions},
+    args::{LogFormat, LogOptions, RootfsMode, RunOptions, SeccompName},
     memory, report, volume,
 };
 
@@ -62,6 +62,11 @@ struct Root {
 }
 
 fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+    if options.seccomp == SeccompName::Log {
+        tracing::warn!(
+            "--seccomp log: forbidden system calls are logged by the host's kernel, and done. This is not safe"
+        );
+    }
     if let Some(folder) = options.bundle.take() {
         return bundle::spec(&folder, options).map(|spec| (spec, None));
     }
@@ -106,6 +111,8 @@ fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
         shares,
         volumes,
         console: options.console,
+        seccomp: options.seccomp.into(),
+        jail_uid: options.jail_uid,
         process: Process {
             arguments: container::arguments(&config, options.entrypoint.as_deref(), command)?,
             environment,

@@ -2,13 +2,10 @@
 
 use std::{
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{
-            net::UnixStream,
-            process::{CommandExt, ExitStatusExt},
-        },
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
-    process::{Child, Command, ExitStatus},
+    process::ExitStatus,
 };
 
 use nix::{
@@ -20,10 +17,12 @@ use nix::{
 
 use crate::{
     Error,
+    cgroup::{Cgroup, Limits},
+    choice::HypervisorChoice,
     error::{Kind, errno, host},
-    lifeline::{self, Report},
-    sandbox::LIFELINE_FD,
+    lifeline::{self, Limited, Report},
     signals::Signals,
+    spawn::{Child, spawn},
     spec::{Spec, Streams},
     terminal::Restore,
     timeline::Timeline,
@@ -66,13 +65,30 @@ fn run_inner(
         Streams::Pipes => None,
     };
     let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
-    let mut child = spawn(arguments, theirs)?;
+    let mut child = spawn(arguments, &OwnedFd::from(theirs)).map_err(host("start the sandbox process"))?;
     // A sandbox process that dies at once is told by its status, not by this.
     let _ = lifeline::send(&mut lifeline, spec);
+    // Meanwhile it sets up its VM, and waits for this before the guest runs.
+    let limited = limit(spec, &child);
+    let cgroup = match limited {
+        Ok(cgroup) => {
+            let _ = lifeline::send(&mut lifeline, &Limited);
+            cgroup
+        }
+        Err(error) => {
+            // Told by the end of the lifeline, it ends.
+            drop(lifeline);
+            let _ = child.wait();
+            return Err(error);
+        }
+    };
     let report = supervise(&mut child, &mut lifeline, &signals)?;
     drop(terminal);
     match report {
         Some(report) => {
+            if let Some(cgroup) = cgroup {
+                cgroup.remove_after(child.id());
+            }
             *leaving = Some(child);
             timeline.marks.extend(report.timeline.marks);
             report.result.map_err(|failure| Error(Box::new(failure)))
@@ -91,26 +107,34 @@ fn died(status: ExitStatus) -> Error {
     }
 }
 
-fn spawn(arguments: &[std::ffi::OsString], lifeline: UnixStream) -> Result<Child, Error> {
-    let fd = OwnedFd::from(lifeline);
-    let raw = fd.as_raw_fd();
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("mote-sandbox").args(arguments);
-    // SAFETY: the closure runs between fork and exec in a process with one thread, and calls only `dup2` and `fcntl`, which are
-    // async-signal-safe. `raw` is open: the parent keeps `fd` until after the spawn.
-    unsafe {
-        command.pre_exec(move || {
-            if raw == LIFELINE_FD {
-                let flags = nix::libc::fcntl(raw, nix::libc::F_SETFD, 0);
-                return if flags < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) };
-            }
-            let result = nix::libc::dup2(raw, LIFELINE_FD);
-            if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-        });
+/// What a sandbox process needs besides the guest's memory, in bytes: 4 MiB, and room for the kernel's own accounts.
+const OVERHEAD: u64 = 64 << 20;
+/// What QEMU needs: most of it for translated code.
+const QEMU_OVERHEAD: u64 = 1536 << 20;
+/// Threads besides the vCPUs. QEMU starts some to wait for disks.
+const THREADS: u64 = 96;
+/// CPUs besides the vCPUs: for the devices.
+const DEVICE_CPUS: u64 = 1;
+
+/// Moves the sandbox process of `spec` into a cgroup of its own, if this user can have one.
+fn limit(spec: &Spec, child: &Child) -> Result<Option<Cgroup>, Error> {
+    let overhead = if spec.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
+    let limits = Limits {
+        memory: spec.memory + overhead,
+        pids: u64::from(spec.vcpus) + THREADS,
+        cpus: u64::from(spec.vcpus) + DEVICE_CPUS,
+    };
+    match Cgroup::create(limits).map_err(host("limit the sandbox process"))? {
+        Ok(cgroup) => {
+            cgroup.take_in(child.id()).map_err(host("limit the sandbox process"))?;
+            tracing::debug!("jail: cgroup: {limits:?}");
+            Ok(Some(cgroup))
+        }
+        Err(why) => {
+            tracing::debug!("jail: cgroup: not in force, {why}");
+            Ok(None)
+        }
     }
-    let child = command.spawn().map_err(host("start the sandbox process"))?;
-    drop(fd);
-    Ok(child)
 }
 
 /// Forwards signals until the sandbox has sent its report, or has died without one.

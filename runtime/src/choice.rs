@@ -9,7 +9,11 @@ use mote_vmm::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, error::Kind};
+use crate::{
+    Error,
+    error::{Kind, host},
+    jail::Jail,
+};
 
 /// The program that runs QEMU on this architecture.
 const QEMU: &str = "qemu-system-x86_64";
@@ -37,13 +41,27 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
-/// The hypervisor for a choice.
+/// What runs a sandbox, and the room that it runs in.
+pub(crate) struct Chosen {
+    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) jail: Jail,
+}
+
+/// The hypervisor for a choice, for those who have VMs without sandboxes.
 ///
 /// # Errors
 /// It is not usable here; the message says what is.
 pub fn hypervisor(choice: HypervisorChoice) -> Result<Box<dyn Hypervisor>, Error> {
+    choose(choice, None).map(|chosen| chosen.hypervisor)
+}
+
+/// The hypervisor for a choice, and its jail, in which root becomes `uid`.
+pub(crate) fn choose(choice: HypervisorChoice, uid: Option<u32>) -> Result<Chosen, Error> {
+    let qemu = |accel| qemu(accel, uid);
     match (choice, kvm::probe::probe()) {
-        (HypervisorChoice::Auto | HypervisorChoice::Kvm, Ok(())) => Ok(Box::new(Kvm)),
+        (HypervisorChoice::Auto | HypervisorChoice::Kvm, Ok(())) => {
+            Ok(Chosen { hypervisor: Box::new(Kvm::open()?), jail: Jail::for_kvm(uid) })
+        }
         (HypervisorChoice::Kvm, Err(failure)) => Err(Error::new(
             Kind::Hypervisor,
             format!("KVM is not usable here: {failure}; --hypervisor qemu works without it"),
@@ -55,9 +73,11 @@ pub fn hypervisor(choice: HypervisorChoice) -> Result<Box<dyn Hypervisor>, Error
     }
 }
 
-fn qemu(accel: Accel) -> Result<Box<dyn Hypervisor>, Error> {
+fn qemu(accel: Accel, uid: Option<u32>) -> Result<Chosen, Error> {
     let program = qemu_available().ok_or_else(|| {
         Error::new(Kind::Hypervisor, format!("{QEMU} is not installed (Debian package qemu-system-x86)"))
     })?;
-    Ok(Box::new(Qemu { program, accel }))
+    let program = program.canonicalize().map_err(host("find QEMU"))?;
+    let jail = Jail::for_qemu(program.clone(), accel == Accel::Kvm, uid);
+    Ok(Chosen { hypervisor: Box::new(Qemu { program, accel }), jail })
 }

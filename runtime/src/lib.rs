@@ -28,15 +28,18 @@
 mod agent;
 mod assets;
 mod caller;
+mod cgroup;
 mod choice;
 mod clock;
 mod error;
+mod jail;
 mod lifeline;
 pub mod oci;
 mod program;
 mod sandbox;
 pub mod shares;
 mod signals;
+mod spawn;
 mod spec;
 mod terminal;
 mod timeline;
@@ -45,7 +48,9 @@ pub use assets::{agent_size, default_rootfs, initrd, kernel, meter, meter_initrd
 pub use caller::{Outcome, run};
 pub use choice::{HypervisorChoice, hypervisor, qemu_available};
 pub use error::{Error, Failure, Kind};
+pub use jail::{Layer, LayerState, SeccompMode, layers as jail_layers};
 pub use program::Program;
 pub use sandbox::{LIFELINE_FD, main as sandbox_main};
+pub use spawn::Child;
 pub use spec::{Cache, Process, Rootfs, Share, Spec, Streams, Volume};
 pub use timeline::{Mark, Timeline};

@@ -1,4 +1,4 @@
-//! The socket between a caller and its sandbox process: a spec one way, one report the other way. Its end tells either side
+//! The socket between a caller and its sandbox process: a spec one way, and that its limits are set; one report the other way. Its end tells either side
 //! that the other is gone.
 //!
 //! Each message is a length (u32, little endian) and that many bytes of JSON.
@@ -14,6 +14,10 @@ use crate::{error::Failure, timeline::Timeline};
 
 /// The longest message: a spec with all that a command line can hold.
 const MAX: u32 = 16 << 20;
+
+/// The caller has set the sandbox process's limits: the guest may run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Limited;
 
 /// How a sandbox ended, from its own point of view.
 #[derive(Debug, Serialize, Deserialize)]

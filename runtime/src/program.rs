@@ -372,6 +372,8 @@ mod tests {
             shares: Vec::new(),
             volumes: Vec::new(),
             console: None,
+            seccomp: crate::SeccompMode::Enforce,
+            jail_uid: None,
             program: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],

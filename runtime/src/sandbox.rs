@@ -7,6 +7,7 @@ mod boot;
 mod supervisor;
 
 use std::{
+    fs::File,
     os::{
         fd::{FromRawFd, OwnedFd},
         unix::net::UnixStream,
@@ -42,26 +43,29 @@ pub fn main() -> ExitCode {
             return ExitCode::from(125);
         }
     };
+    // Opened now, because no file is once the guest runs.
+    let null = File::options().read(true).write(true).open("/dev/null");
     let result = prepare().and_then(|()| supervisor::run(&spec, &lifeline, &mut timeline));
     let status = match &result {
         Ok(status) => *status,
         Err(error) => error.exit_status(),
     };
     let report = Report { result: result.map_err(|error| *error.0), timeline };
-    close_standard_streams();
+    if let Ok(null) = null {
+        close_standard_streams(&null);
+    }
     // A caller that is gone does not need the report.
     let _ = lifeline::send(&mut lifeline, &report);
     ExitCode::from(status)
 }
 
 /// Lets whoever reads our output see its end now, and not when the host's kernel has taken the VM apart: the caller ends with the
-/// report. Whatever is printed from here on goes nowhere.
-fn close_standard_streams() {
-    let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else { return };
+/// report. Whatever is printed from here on goes to `null`.
+fn close_standard_streams(null: &File) {
     // A stream that stays open is seen to end a little later.
-    let _ = nix::unistd::dup2_stdin(&null);
-    let _ = nix::unistd::dup2_stdout(&null);
-    let _ = nix::unistd::dup2_stderr(&null);
+    let _ = nix::unistd::dup2_stdin(null);
+    let _ = nix::unistd::dup2_stdout(null);
+    let _ = nix::unistd::dup2_stderr(null);
 }
 
 /// Leaves the caller's session: the terminal's Ctrl-C is the caller's business, which passes it on once.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::choice::HypervisorChoice;
+use crate::{choice::HypervisorChoice, jail::SeccompMode};
 
 /// A machine and the command that runs in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub struct Spec {
     pub volumes: Vec<Volume>,
     /// Where the guest's whole kernel log goes.
     pub console: Option<PathBuf>,
+    /// What happens to a process of ours that makes a system call it has no business with.
+    pub seccomp: SeccompMode,
+    /// Whom the sandbox process becomes if root starts it; none for a user of its own.
+    pub jail_uid: Option<u32>,
     /// The command.
     pub process: Process,
     /// The program that starts it, if that is another than one that is compiled from all this.

@@ -2,7 +2,7 @@
 
 use std::{fs::File, os::fd::BorrowedFd, path::PathBuf, sync::Arc, time::Instant};
 
-use crate::{Exit, KernelLog, virtio::Device};
+use crate::{Exit, KernelLog, seccomp, virtio::Device};
 
 /// The most vCPUs a VM may have.
 pub const MAX_VCPUS: u8 = 32;
@@ -31,7 +31,15 @@ pub struct Config {
     pub verbose_log: bool,
     /// Is told when things have happened.
     pub milestones: Milestones,
+    /// What happens when a thread of the VM makes a system call that is not on its list.
+    pub seccomp: seccomp::Mode,
+    /// Runs on the calling thread once everything is open, all threads are there and restricted, and the guest has not run yet.
+    pub before_entry: BeforeEntry,
 }
+
+/// What the caller does just before the guest runs: the place to give up what only the start needed. If it fails, the guest does not
+/// run.
+pub type BeforeEntry = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 
 /// Something that happens once while a VM starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +107,9 @@ pub enum Error {
     /// QEMU cannot be used.
     #[error("QEMU: {0}")]
     Qemu(String),
+    /// A thread cannot be restricted to its system calls.
+    #[error(transparent)]
+    Seccomp(#[from] seccomp::Error),
     /// A system call on the host failed.
     #[error("{0}")]
     Host(&'static str, #[source] std::io::Error),

@@ -17,6 +17,7 @@
 //! Config, Hypervisor, Vm, Exit         hypervisor.rs, exit.rs
 //!   kvm/   vCPU threads, memory, the device loop       qemu/  a QEMU child, our devices over vhost-user
 //!   virtio/  Device, queues; mmio and vhost-user transports; vsock, block
+//!   seccomp/  the system calls that each kind of thread may make
 //!   arch/  CPU state, page tables, tables for the kernel     console.rs  the 16550's sending half, the kernel log
 //! ```
 
@@ -29,11 +30,14 @@ pub mod fuzzing;
 mod hypervisor;
 pub mod kvm;
 pub mod qemu;
+pub mod seccomp;
 pub mod virtio;
 
 pub use console::{KernelLog, LogSink};
 pub use exit::Exit;
-pub use hypervisor::{Config, Error, Hypervisor, MAX_VCPUS, MIN_MEMORY, Milestone, Milestones, Vm};
+pub use hypervisor::{
+    BeforeEntry, Config, Error, Hypervisor, MAX_VCPUS, MIN_MEMORY, Milestone, Milestones, Vm,
+};
 
 /// The guest's memory, as devices see it.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;

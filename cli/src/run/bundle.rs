@@ -31,6 +31,8 @@ pub(super) fn spec(folder: &Path, options: RunOptions) -> Result<Spec, Error> {
         writable: Vec::new(),
         volumes: Vec::new(),
         console: options.console,
+        seccomp: options.seccomp.into(),
+        jail_uid: options.jail_uid,
         process: Process {
             arguments: Vec::new(),
             environment: Vec::new(),

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Read,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -14,6 +14,7 @@ use std::{
 use mote_protocol::{CONTROL_PORT, FIRST_STREAM_PORT, Stdio};
 use mote_vmm::{
     Config, KernelLog, Milestones, Vm,
+    seccomp::Filter,
     virtio::{
         Device,
         block::Block,
@@ -25,9 +26,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::{
     Error,
     agent::Agent,
-    assets, choice,
+    assets,
+    choice::{self, Chosen},
     clock::instant_ns,
     error::{Kind, errno, host},
+    jail::SUPERVISOR,
+    lifeline::{self, Limited},
     shares,
     spec::{Rootfs, Spec, Streams},
     terminal,
@@ -76,10 +80,11 @@ impl Outputs {
     }
 }
 
-pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
-    let hypervisor = choice::hypervisor(spec.hypervisor)?;
+pub(super) fn boot(spec: &Spec, lifeline: &UnixStream) -> Result<Booted, Error> {
+    let Chosen { hypervisor, mut jail } = choice::choose(spec.hypervisor, spec.jail_uid)?;
     let kernel = File::open(&spec.kernel)
         .map_err(|error| Error::because(Kind::Kernel, format!("kernel {}", spec.kernel.display()), &error))?;
+    let kernel = jail.keep_readable(kernel).map_err(host("keep the kernel readable"))?;
     let initrd = match &spec.initrd {
         Some(path) => read_initrd(path)?,
         None => assets::initrd(),
@@ -92,6 +97,13 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
         Rootfs::Share(_) => None,
     };
     let shares = shares::device(spec)?;
+    jail.serve_files(&spec.shares).map_err(host("open what is shared"))?;
+
+    let stdin = keep(std::io::stdin().as_fd())?;
+    let stdout = keep(std::io::stdout().as_fd())?;
+    let stderr = keep(std::io::stderr().as_fd())?;
+    // All that is ever needed is open, and there is one thread.
+    jail.enter()?;
 
     let (vsock, ports) = Vsock::new(GUEST_CID).map_err(host("set up the vsock device"))?;
     let (ours, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
@@ -99,22 +111,22 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
     ports.accept_once(CONTROL_PORT, Endpoint::socket(theirs));
 
     let mut outputs = Outputs::new()?;
-    let keep =
-        |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(host("keep a standard stream"));
-    let (stdin, stdout, stderr) = (FIRST_STREAM_PORT, FIRST_STREAM_PORT + 1, FIRST_STREAM_PORT + 2);
-    ports.accept_once(stdin, Endpoint::input(keep(std::io::stdin().as_fd())?));
-    ports.accept_once(stdout, outputs.endpoint(keep(std::io::stdout().as_fd())?));
-    let mut stdio = Stdio { stdin: Some(stdin), stdout: Some(stdout), stderr: None, terminal: None };
+    let (input, output, errors) = (FIRST_STREAM_PORT, FIRST_STREAM_PORT + 1, FIRST_STREAM_PORT + 2);
+    ports.accept_once(input, Endpoint::input(stdin));
+    ports.accept_once(output, outputs.endpoint(stdout));
+    let mut stdio = Stdio { stdin: Some(input), stdout: Some(output), stderr: None, terminal: None };
     match spec.process.streams {
         Streams::Pipes => {
-            ports.accept_once(stderr, outputs.endpoint(keep(std::io::stderr().as_fd())?));
-            stdio.stderr = Some(stderr);
+            ports.accept_once(errors, outputs.endpoint(stderr));
+            stdio.stderr = Some(errors);
         }
         Streams::Terminal => stdio.terminal = Some(terminal::window_size().unwrap_or(terminal::DEFAULT_SIZE)),
     }
 
     let milestones = Arc::new(Mutex::new(Timeline::default()));
     let reached = Arc::clone(&milestones);
+    let mut caller = lifeline.try_clone().map_err(host("keep the lifeline"))?;
+    let filter = Filter::compile(&SUPERVISOR, spec.seccomp.into()).map_err(mote_vmm::Error::from)?;
     let mut devices: Vec<Box<dyn Device>> = vec![Box::new(vsock)];
     devices.extend(rootfs.map(|device| Box::new(device) as Box<dyn Device>));
     devices.extend(shares.map(|device| Box::new(device) as Box<dyn Device>));
@@ -132,8 +144,19 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
             let mut timeline = reached.lock().unwrap_or_else(PoisonError::into_inner);
             timeline.add(Mark::from(milestone), instant_ns(at));
         }),
+        seccomp: spec.seccomp.into(),
+        before_entry: Box::new(move || {
+            let waited = lifeline::receive::<Limited>(&mut caller);
+            waited.map_err(|error| mote_vmm::Error::Host("learn its limits from the caller", error))?;
+            Ok(filter.install()?)
+        }),
     })?;
     Ok(Booted { vm, log, agent: Agent::new(ours), stdio, outputs, milestones })
+}
+
+/// A descriptor of ours for a standard stream.
+fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    Endpoint::reopen(fd).map_err(host("keep a standard stream"))
 }
 
 /// An initial ramdisk of the user's, kept for as long as the process lives, as the embedded one is.

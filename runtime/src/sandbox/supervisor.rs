@@ -47,6 +47,8 @@ enum Phase {
 struct Supervisor<'a> {
     booted: Booted,
     program: Program,
+    /// What the guest's random numbers begin with.
+    seed: [u8; limits::SEED_LEN],
     spec: &'a Spec,
     timeline: &'a mut Timeline,
     phase: Phase,
@@ -64,11 +66,14 @@ pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -
         Streams::Terminal => Some(Restore::later(std::io::stdin().as_fd())?),
         Streams::Pipes => None,
     };
-    let booted = boot(spec)?;
+    // No file is opened after the start.
+    let seed = seed()?;
+    let booted = boot(spec, lifeline)?;
     terminal.as_ref().map_or(Ok(()), Restore::set_raw)?;
     let mut supervisor = Supervisor {
         booted,
         program,
+        seed,
         spec,
         timeline,
         phase: Phase::Booting,
@@ -203,7 +208,7 @@ impl Supervisor<'_> {
         let requests = [
             Request::Welcome(Welcome { version: VERSION, features: Features::default() }),
             Request::SetClock(SetClock { realtime_ns: clock::realtime_ns() }),
-            Request::SeedRandom(SeedRandom { seed: seed()? }),
+            Request::SeedRandom(SeedRandom { seed: self.seed }),
             Request::Run(Run {
                 process: COMMAND,
                 stdio: self.booted.stdio,

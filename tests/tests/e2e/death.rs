@@ -65,6 +65,8 @@ fn of_the_caller() {
     for pid in family {
         assert!(process_ended(pid, HANG), "{pid} is still there");
     }
+    // Whoever comes next removes the cgroup that nobody was left to remove.
+    assert_eq!(run(mote_run(&[]).args(["--", "true"]), b"").status, 0);
     before.check();
 }
 

@@ -6,9 +6,10 @@ use std::{os::fd::AsRawFd, sync::Arc, thread::JoinHandle};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::host;
+use super::{gate::Gate, host};
 use crate::{
     Error,
+    seccomp::Filter,
     virtio::{Wake, mmio::MmioDevice},
 };
 
@@ -20,7 +21,7 @@ const BATCH: usize = 16;
 struct Source {
     device: Arc<MmioDevice>,
     wake: Wake,
-    /// The descriptor that the guest's notifications arrive at; none for the device's own.
+    /// The event descriptor that the guest's notifications arrive at; none for the device's own.
     kick: Option<EventFd>,
 }
 
@@ -50,8 +51,15 @@ impl DeviceLoop {
         Ok(())
     }
 
-    /// Watches a device's own descriptor, if it has one.
+    /// Watches a device's own descriptor, if it has one, and has the device's work done by this thread alone.
     pub(super) fn add_events(&mut self, device: &Arc<MmioDevice>) -> Result<(), Error> {
+        // Also where a vCPU thread leaves its work for the device: it has neither the time nor the right to do it.
+        let flags = nix::sys::eventfd::EfdFlags::EFD_NONBLOCK | nix::sys::eventfd::EfdFlags::EFD_CLOEXEC;
+        let deferred = EventFd::new(flags.bits()).map_err(host("create an event descriptor"))?;
+        device.defer_to(deferred.try_clone().map_err(host("create an event descriptor"))?);
+        // SAFETY: the eventfd is open and owned by `sources`, which lives as long as the epoll instance.
+        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(deferred.as_raw_fd()) })?;
+        self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, kick: Some(deferred) });
         let watched = device.with_device(|inner| inner.event_fd().map(|fd| self.watch(fd)));
         if let Some(result) = watched {
             result?;
@@ -65,8 +73,13 @@ impl DeviceLoop {
         self.epoll.add(fd, event).map_err(|e| host("watch a descriptor")(e.into()))
     }
 
-    /// Starts the thread, with this name. Writing to the returned descriptor ends it.
-    pub(super) fn spawn(self, name: &str) -> Result<(EventFd, JoinHandle<()>), Error> {
+    /// Starts the thread, with this name, which installs `filter` and waits at `gate`. Writing to the returned descriptor ends it.
+    pub(super) fn spawn(
+        self,
+        name: &str,
+        filter: Filter,
+        gate: Arc<Gate>,
+    ) -> Result<(EventFd, JoinHandle<()>), Error> {
         let stop = EventFd::new(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits())
             .map_err(host("create an event descriptor"))?;
         let stopped = stop.try_clone().map_err(host("create an event descriptor"))?;
@@ -76,7 +89,9 @@ impl DeviceLoop {
             .name(name.into())
             .stack_size(STACK)
             .spawn(move || {
-                self.run();
+                if gate.arrive(filter.install()) {
+                    self.run();
+                }
                 drop(stopped);
             })
             .map_err(host("start the device thread"))?;

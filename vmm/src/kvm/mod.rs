@@ -10,6 +10,7 @@
 mod bus;
 mod device_loop;
 mod ending;
+mod gate;
 mod memory;
 pub mod probe;
 mod statistics;
@@ -27,12 +28,13 @@ use vm_memory::{GuestMemory, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use self::{
-    bus::Bus, device_loop::DeviceLoop, ending::Ending, memory::GuestRam, statistics::Statistics,
+    bus::Bus, device_loop::DeviceLoop, ending::Ending, gate::Gate, memory::GuestRam, statistics::Statistics,
     vcpu::VcpuThread,
 };
 use crate::{
     Config, Error, Exit, Hypervisor, Milestone, Vm,
     arch::{self, layout},
+    seccomp::{self, Filter},
     virtio::mmio::{MmioDevice, QUEUE_NOTIFY_OFFSET},
 };
 
@@ -42,9 +44,9 @@ const API_VERSION: i32 = 12;
 /// The loader reads ELF headers and copies.
 const LOADER_STACK: usize = 256 * 1024;
 
-/// The KVM hypervisor.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Kvm;
+/// The KVM hypervisor, open: VMs can be made after files can no longer be opened.
+#[derive(Debug)]
+pub struct Kvm(kvm_ioctls::Kvm);
 
 /// Adapts an error of KVM's to ours.
 fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
@@ -55,9 +57,12 @@ fn host(what: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |error| Error::Host(what, error)
 }
 
-impl Hypervisor for Kvm {
-    fn start(&self, mut config: Config) -> Result<Box<dyn Vm>, Error> {
-        config.check()?;
+impl Kvm {
+    /// Opens `/dev/kvm`.
+    ///
+    /// # Errors
+    /// It is not there, not for this user, or another KVM than we know.
+    pub fn open() -> Result<Self, Error> {
         let kvm = kvm_ioctls::Kvm::new().map_err(failed("open /dev/kvm"))?;
         if kvm.get_api_version() != API_VERSION {
             return Err(Error::Kvm(
@@ -65,6 +70,14 @@ impl Hypervisor for Kvm {
                 std::io::ErrorKind::Unsupported.into(),
             ));
         }
+        Ok(Self(kvm))
+    }
+}
+
+impl Hypervisor for Kvm {
+    fn start(&self, mut config: Config) -> Result<Box<dyn Vm>, Error> {
+        config.check()?;
+        let kvm = &self.0;
         let ram = GuestRam::new(config.memory)?;
         let memory = ram.memory();
         config.milestones.reached(Milestone::MemoryReady);
@@ -98,15 +111,16 @@ impl Hypervisor for Kvm {
         vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;
 
         let mut devices = Vec::new();
-        let mut device_loops = vec![("devices", DeviceLoop::new()?)];
-        for (index, device) in (0u32..).zip(config.devices) {
+        let mut device_loops = vec![("devices", &seccomp::DEVICES, DeviceLoop::new()?)];
+        for (index, mut device) in (0u32..).zip(config.devices) {
+            device.prepare().map_err(host("start a device's threads"))?;
             if device.needs_own_thread() {
                 let mut own = DeviceLoop::new()?;
-                let name = device.name();
+                let (name, kind) = (device.name(), seccomp::of_device(device.device_type(), false));
                 devices.push(attach(&vm, &ram, index, device, &mut own)?);
-                device_loops.push((name, own));
+                device_loops.push((name, kind, own));
             } else {
-                devices.push(attach(&vm, &ram, index, device, &mut device_loops[0].1)?);
+                devices.push(attach(&vm, &ram, index, device, &mut device_loops[0].2)?);
             }
         }
 
@@ -143,13 +157,23 @@ impl Hypervisor for Kvm {
             device_loops: Vec::new(),
             counts,
         };
-        for (name, device_loop) in device_loops {
-            running.device_loops.push(device_loop.spawn(name)?);
+        // From here on, dropping `running` ends the threads that are there: they are let in, and find the end recorded.
+        let gate = Gate::new();
+        let opened = gate.keeper();
+        let threads = device_loops.len() + vcpus.len();
+        for (name, kind, device_loop) in device_loops {
+            let filter = Filter::compile(kind, config.seccomp)?;
+            running.device_loops.push(device_loop.spawn(name, filter, Arc::clone(&gate))?);
         }
-        config.milestones.reached(Milestone::FirstEntry);
+        let filter = Arc::new(Filter::compile(&seccomp::VCPU, config.seccomp)?);
         for (index, fd) in (0u8..).zip(vcpus) {
-            running.vcpus.push(VcpuThread::spawn(index, fd, Arc::clone(&bus), Arc::clone(&running.ending))?);
+            let (bus, ending) = (Arc::clone(&bus), Arc::clone(&running.ending));
+            running.vcpus.push(VcpuThread::spawn(index, fd, bus, ending, Arc::clone(&filter), &gate)?);
         }
+        gate.wait_for(threads)?;
+        (config.before_entry)()?;
+        config.milestones.reached(Milestone::FirstEntry);
+        opened.open();
         Ok(Box::new(running))
     }
 }

@@ -18,8 +18,8 @@ use nix::{
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
 };
 
-use super::{bus::Bus, ending::Ending, host};
-use crate::{Error, Exit};
+use super::{bus::Bus, ending::Ending, gate::Gate, host};
+use crate::{Error, Exit, seccomp::Filter};
 
 /// A vCPU thread calls devices' register handlers and little else.
 const STACK: usize = 128 * 1024;
@@ -43,6 +43,8 @@ impl VcpuThread {
         mut fd: VcpuFd,
         bus: Arc<Bus>,
         ending: Arc<Ending>,
+        filter: Arc<Filter>,
+        gate: &Arc<Gate>,
     ) -> Result<Self, Error> {
         extern "C" fn nothing(_: i32) {}
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
@@ -50,11 +52,13 @@ impl VcpuThread {
         unsafe { sigaction(KICK, &action) }.map_err(|e| host("install a signal handler")(e.into()))?;
         let run = Arc::new(Mutex::new(RunStructure(Some(NonNull::from(fd.get_kvm_run())))));
         let shared = Arc::clone(&run);
+        let gate = Arc::clone(gate);
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK)
             .spawn(move || {
-                let exit = run_until_end(&mut fd, &bus, &ending);
+                let entered = gate.arrive(filter.install());
+                let exit = if entered { run_until_end(&mut fd, &bus, &ending) } else { Exit::Stopped };
                 shared.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
                 ending.record(exit);
             })

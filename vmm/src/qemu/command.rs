@@ -82,7 +82,8 @@ impl Machine {
             add("-chardev", format!("socket,id=device{index},fd={}", device.socket.as_raw_fd()));
             add("-device", device_option(device, &format!("device{index}")));
         }
-        arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot"].map(String::from));
+        // Stopped at first: the guest runs when all threads here are restricted.
+        arguments.extend(["-nodefaults", "-no-user-config", "-no-reboot", "-S"].map(String::from));
         arguments
     }
 }

@@ -14,8 +14,8 @@
 //! # Milestones
 //!
 //! What happens inside QEMU is not seen from here. [`VmCreated`](Milestone::VmCreated) is reported when the process was
-//! started, [`FirstEntry`](Milestone::FirstEntry) when QEMU answers on its monitor: it does that as soon as the machine is
-//! complete, and lets the vCPUs go just before. Those in between are not reported.
+//! started, [`FirstEntry`](Milestone::FirstEntry) when QEMU has answered on its monitor that it lets the vCPUs go. Those in between
+//! are not reported.
 
 mod command;
 mod ending;
@@ -47,6 +47,7 @@ use self::{
 use crate::Milestone;
 use crate::{
     Config, Error, Exit, Hypervisor, Vm, arch,
+    seccomp::{self, Filter},
     virtio::{Device, DeviceType, fs, vhost_user},
 };
 
@@ -125,15 +126,14 @@ impl Hypervisor for Qemu {
         for device in config.devices {
             let (device_type, queues, tag) =
                 (device.device_type(), device.queue_sizes(), tag(device.as_ref()));
-            let (socket, thread) = vhost_user::serve(device).map_err(host("start a device"))?;
+            let (socket, thread) =
+                vhost_user::serve(device, config.seccomp).map_err(host("start a device"))?;
             vm.devices.push(thread);
             attachments.push(Attachment { device_type, tag, queues, socket: socket.into() });
         }
         let (serial, qemu_serial) = pair()?;
         let (complaints, qemu_complaints) = pair()?;
-        let (mut monitor, qemu_monitor) = pair()?;
-        // Answered once the machine is complete.
-        monitor.write_all(b"{\"execute\":\"qmp_capabilities\"}\n").map_err(host("write to a socket"))?;
+        let (monitor, qemu_monitor) = pair()?;
         let machine = Machine {
             accel: self.accel,
             vcpus: config.vcpus,
@@ -149,7 +149,9 @@ impl Hypervisor for Qemu {
 
         let on_halt = Arc::clone(&request);
         config.log.on_halt(Box::new(move || on_halt.halted()));
+        let (go, going) = mpsc::channel();
         let (started, answer) = mpsc::channel();
+        let monitor_input = monitor.try_clone().map_err(host("keep a socket"))?;
         let streams =
             vec![(Stream::Serial, serial), (Stream::Complaints, complaints), (Stream::Monitor, monitor)];
         let supervisor = Supervisor {
@@ -158,12 +160,19 @@ impl Hypervisor for Qemu {
             request,
             log: config.log,
             milestones: config.milestones,
+            filter: Filter::compile(&seccomp::QEMU, config.seccomp)?,
+            going,
             started,
+            monitor: monitor_input,
             _end: end,
         };
         let thread = std::thread::Builder::new().name("qemu".into()).spawn(move || supervisor.run(machine));
         vm.supervisor = Some(thread.map_err(host("start a thread"))?);
         let gone = || Error::Host("supervise QEMU", io::ErrorKind::BrokenPipe.into());
+        // QEMU is there, and the guest stopped.
+        answer.recv().map_err(|_| gone())??;
+        (config.before_entry)()?;
+        go.send(()).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())??;
         Ok(Box::new(vm))
     }

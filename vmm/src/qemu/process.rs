@@ -79,3 +79,22 @@ pub(super) fn pidfd(child: &Child) -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Kills the process behind a [`pidfd`], and can mean no other.
+pub(super) fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: sends a signal, without further information about it; touches no memory.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match Errno::result(result) {
+        // It has ended.
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

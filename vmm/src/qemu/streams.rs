@@ -16,6 +16,8 @@ const KEPT: usize = 4096;
 const CHUNK: usize = 4096;
 /// What the answer to a command has, and the monitor's greeting has not.
 const ANSWER: &[u8] = b"\"return\"";
+/// How many commands are to be answered before the guest runs.
+const ANSWERS: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -66,7 +68,7 @@ impl Streams {
         }
     }
 
-    /// Whether the monitor has answered.
+    /// Whether the monitor has answered everything.
     pub(super) fn answered(&self) -> bool {
         self.answered
     }
@@ -95,7 +97,8 @@ impl Streams {
             Stream::Monitor if self.answered => {}
             Stream::Monitor => {
                 keep(&mut self.monitor, bytes);
-                self.answered = self.monitor.windows(ANSWER.len()).any(|window| window == ANSWER);
+                let answers = self.monitor.windows(ANSWER.len()).filter(|window| *window == ANSWER);
+                self.answered = answers.count() >= ANSWERS;
             }
         }
     }

@@ -1,13 +1,12 @@
 //! The thread that starts QEMU and stays with it until its end: it reads what QEMU says, kills it when asked, and reaps it.
 
 use std::{
-    io,
+    io::{self, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::PathBuf,
-    process::Child,
     sync::{Arc, mpsc},
 };
 
@@ -23,7 +22,10 @@ use super::{
     process,
     streams::{Stream, Streams},
 };
-use crate::{Error, Exit, KernelLog, Milestone, Milestones};
+use crate::{Error, Exit, KernelLog, Milestone, Milestones, seccomp::Filter};
+
+/// What the monitor is told: greeting, and go. Answered once the machine is complete.
+const COMMANDS: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n";
 
 pub(super) struct Supervisor {
     pub(super) program: PathBuf,
@@ -31,8 +33,14 @@ pub(super) struct Supervisor {
     pub(super) request: Arc<Request>,
     pub(super) log: KernelLog,
     pub(super) milestones: Milestones,
-    /// Is told whether the VM started.
+    /// What this thread may do once QEMU is there.
+    pub(super) filter: Filter,
+    /// Tells that the guest may run.
+    pub(super) going: mpsc::Receiver<()>,
+    /// Is told twice that all is well, or else why not: QEMU is there and this thread restricted; the guest runs.
     pub(super) started: mpsc::Sender<Result<(), Error>>,
+    /// Where QEMU takes commands.
+    pub(super) monitor: UnixStream,
     /// Closed when all is done.
     pub(super) _end: UnixStream,
 }
@@ -56,14 +64,25 @@ impl Supervisor {
         let memory = machine.memory;
         let mut child = process::spawn(&self.program, machine)?;
         self.milestones.reached(Milestone::VmCreated);
-        let attended = self.attend(&mut child);
+        let pidfd = match process::pidfd(&child) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // Both fail only if it has been reaped.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::Host("watch QEMU", error));
+            }
+        };
+        let attended = self.filter.install().map_err(Error::from).and_then(|()| {
+            self.let_go();
+            self.attend(&pidfd).map_err(|error| Error::Host("supervise QEMU", error))
+        });
         if attended.is_err() {
             // Fails only if it has been reaped.
-            let _ = child.kill();
+            let _ = process::kill(&pidfd);
         }
         let status = child.wait().map_err(|error| Error::Host("wait for QEMU", error))?;
-        let Attended { announced, killed } =
-            attended.map_err(|error| Error::Host("supervise QEMU", error))?;
+        let Attended { announced, killed } = attended?;
         self.streams.drain();
         let ending = Ending {
             status,
@@ -89,18 +108,27 @@ impl Supervisor {
         let _ = self.started.send(Ok(()));
     }
 
-    /// Serves `child` until it has ended, and leaves it to be reaped.
-    fn attend(&mut self, child: &mut Child) -> io::Result<Attended> {
-        let pidfd = process::pidfd(child)?;
+    /// Has QEMU run the guest, as soon as the caller says so.
+    fn let_go(&mut self) {
+        // Nobody listens if the caller is gone.
+        let _ = self.started.send(Ok(()));
+        if self.going.recv().is_ok() {
+            // Fails only if QEMU is gone, which is noticed.
+            let _ = self.monitor.write_all(COMMANDS);
+        }
+    }
+
+    /// Serves QEMU until it has ended, and leaves it to be reaped.
+    fn attend(&mut self, pidfd: &OwnedFd) -> io::Result<Attended> {
         let mut attended = Attended { announced: false, killed: false };
         loop {
             let request = (!attended.killed).then_some(self.request.as_ref());
-            let ready = wait(&pidfd, request, &self.streams)?;
+            let ready = wait(pidfd, request, &self.streams)?;
             for event in ready {
                 match event {
                     Event::Said(stream) => self.streams.read(stream),
                     Event::KillRequest => {
-                        child.kill()?;
+                        process::kill(pidfd)?;
                         attended.killed = true;
                     }
                     // The last, so that everything else of this round has been looked at.

@@ -139,6 +139,8 @@ fn config(code: &[u8], marker: &str, log: &KernelLog) -> Config {
         log: log.clone(),
         verbose_log: false,
         milestones: Milestones::ignored(),
+        seccomp: seccomp::Mode::Enforce,
+        before_entry: Box::new(|| Ok(())),
     }
 }
 

@@ -7,7 +7,7 @@
 //! `FEATURES_OK`. Anything else is ignored, so no state of a running device ever changes under it.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -79,6 +79,8 @@ const VENDOR: u32 = 0x4554_4f4d;
 pub struct MmioDevice {
     inner: Mutex<Inner>,
     interrupt: Interrupt,
+    /// Who does the work that a register access gives rise to, if not the accessing thread itself.
+    deferred: OnceLock<EventFd>,
 }
 
 struct Interrupt {
@@ -131,6 +133,7 @@ impl MmioDevice {
                 complaints: Complaints::default(),
             }),
             interrupt: Interrupt { status: AtomicU32::new(0), line: interrupt },
+            deferred: OnceLock::new(),
         }))
     }
 
@@ -161,7 +164,7 @@ impl MmioDevice {
             // Reaches us only where no ioeventfd is bound to it.
             register::QUEUE_NOTIFY => {
                 if let Ok(queue) = usize::try_from(value) {
-                    self.process(Wake::Queue(queue));
+                    self.process_later(Wake::Queue(queue));
                 }
             }
             register::STATUS => {
@@ -170,12 +173,28 @@ impl MmioDevice {
                     self.interrupt.status.store(0, Ordering::SeqCst);
                 }
                 // What the driver put into the queues before it said that it is ready has not been looked at. A device with a
-                // thread of its own is not run by this one, a vCPU's: its driver notifies it of everything (3.1.1).
+                // thread of its own is told: its driver notifies it of everything (3.1.1).
                 if inner.status & status::DRIVER_OK != 0 && !inner.device.needs_own_thread() {
-                    inner.process(Wake::Events, &self.interrupt);
+                    drop(inner);
+                    self.process_later(Wake::Events);
                 }
             }
             _ => self.inner().write_register(offset, value),
+        }
+    }
+
+    /// Leaves the work that register accesses give rise to for whoever waits for `event`, and then calls
+    /// [`process`](Self::process) with [`Wake::Events`].
+    pub fn defer_to(&self, event: EventFd) {
+        // The first one keeps the work.
+        let _ = self.deferred.set(event);
+    }
+
+    fn process_later(&self, wake: Wake) {
+        match self.deferred.get() {
+            // Fails only when the counter is full, and then the descriptor is readable.
+            Some(event) => drop(event.write(1)),
+            None => self.process(wake),
         }
     }
 

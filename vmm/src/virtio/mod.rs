@@ -107,6 +107,15 @@ pub trait Device: Send {
 
     /// Forgets everything about the driver: the state after power-on.
     fn reset(&mut self);
+
+    /// Starts the device's own threads, if it has any, and restricts them to the system calls that they need: after this, no thread can
+    /// be started. Called before the guest runs.
+    ///
+    /// # Errors
+    /// A thread cannot be started, or not be restricted.
+    fn prepare(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Copies the part of a configuration space that a read at `offset` sees; what lies beyond it is zero.

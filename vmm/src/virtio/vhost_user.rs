@@ -27,7 +27,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::JoinHandle,
 };
 
@@ -40,6 +40,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostUserError};
 
 use self::backend::Backend;
 use super::{Device, DeviceType, Wake};
+use crate::seccomp::{self, Filter};
 
 /// As much as the device loop of KVM has: devices do the same there.
 const STACK: usize = 256 * 1024;
@@ -54,12 +55,16 @@ pub fn backend_queues(device: &dyn Device) -> usize {
     }
 }
 
-/// Starts the thread that works for `device`; returns the frontend's end of the connection. The thread drops the device and
+/// Starts the thread that works for `device`, restricted to its system calls; returns the frontend's end of the connection. The thread drops the device and
 /// ends once that end is closed in every process that has it.
 ///
 /// # Errors
-/// No socket pair or no thread, or a queue size that is no power of two.
-pub fn serve(device: Box<dyn Device>) -> io::Result<(UnixStream, JoinHandle<()>)> {
+/// No socket pair, no thread, or one that cannot be restricted, or a queue size that is no power of two.
+pub fn serve(mut device: Box<dyn Device>, mode: seccomp::Mode) -> io::Result<(UnixStream, JoinHandle<()>)> {
+    device.prepare()?;
+    let filter =
+        Filter::compile(seccomp::of_device(device.device_type(), true), mode).map_err(io::Error::other)?;
+    let (sender, installed) = mpsc::sync_channel(1);
     let (frontend, socket) = UnixStream::pair()?;
     let watched = socket.try_clone()?;
     let backend = Arc::new(Mutex::new(Backend::new(device).map_err(io::Error::other)?));
@@ -69,12 +74,20 @@ pub fn serve(device: Box<dyn Device>) -> io::Result<(UnixStream, JoinHandle<()>)
         if let Err(error) = SigSet::all().thread_block() {
             tracing::warn!(device = name, %error, "signals cannot be blocked");
         }
+        let result = filter.install();
+        let good = result.is_ok();
+        // It is waited for.
+        let _ = sender.send(result);
+        if !good {
+            return;
+        }
         if let Err(error) =
             run(&watched, BackendReqHandler::from_stream(socket, Arc::clone(&backend)), &backend)
         {
             tracing::error!(device = name, %error, "the connection to the hypervisor ends");
         }
     })?;
+    installed.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
     Ok((frontend, thread))
 }
 

@@ -53,6 +53,8 @@ impl Machine {
             log: log.clone(),
             verbose_log: false,
             milestones: Milestones::ignored(),
+            seccomp: mote_vmm::seccomp::Mode::Enforce,
+            before_entry: Box::new(|| Ok(())),
         })?;
         let mut machine = Self { vm, log, stream, watch: None };
         machine.watch()?;

@@ -5,10 +5,12 @@ mod cpuid;
 mod kernel;
 pub(crate) mod layout;
 mod mptable;
+mod system_calls;
 mod tables;
 mod vcpu;
 
 pub(crate) use cmdline::{base_cmdline, virtio_mmio_option};
 pub(crate) use cpuid::for_vcpu as cpuid_for_vcpu;
 pub(crate) use kernel::{check_kernel, load};
+pub(crate) use system_calls::system_call_name;
 pub(crate) use vcpu::{boot_msrs, enter_kernel};

@@ -13,10 +13,10 @@ use nix::sys::epoll::{Epoll, EpollFlags};
 use super::{
     buffer::Buffer,
     credit::{Granted, Peer},
-    descriptor::{Descriptor, Watch},
-    endpoint::{Endpoint, Kind, OnClose},
+    descriptor::Watch,
+    endpoint::{Direction, Endpoint, OnClose},
     packet::{HEADER_LEN, HOST_CID, Header, Key, TYPE_STREAM, op, shutdown},
-    pump,
+    pump::Pump,
 };
 use crate::{
     Memory,
@@ -67,15 +67,14 @@ impl Connection {
         endpoint: Endpoint,
         epoll: &Arc<Epoll>,
     ) -> io::Result<Self> {
-        let Endpoint { kind, over } = endpoint;
+        let Endpoint { direction, descriptor, over } = endpoint;
         let incoming = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        let (reads, writes, interest) = match &kind {
-            Kind::Input(_) => (true, false, incoming),
-            Kind::Output(_) => (false, true, EpollFlags::EPOLLOUT),
-            Kind::Socket(_) => (true, true, incoming | EpollFlags::EPOLLOUT),
+        let (reads, writes, interest) = match direction {
+            Direction::Input => (true, false, incoming),
+            Direction::Output => (false, true, EpollFlags::EPOLLOUT),
+            Direction::Both => (true, true, incoming | EpollFlags::EPOLLOUT),
         };
-        let descriptor = Descriptor::open(kind, &over)?;
-        let watch = Arc::new(Watch::new(descriptor, epoll, interest, key.token())?);
+        let watch = Arc::new(Watch::new(descriptor?, epoll, interest, key.token())?);
         let side = |wanted: bool| wanted.then(|| Side { watch: Arc::clone(&watch), ready: true });
         let mut peer = Peer::default();
         peer.update(request.buf_alloc, request.fwd_cnt);
@@ -270,12 +269,12 @@ impl Connection {
     }
 
     /// Forgets the guest. What it had sent is still written.
-    pub(super) fn leave(self) {
+    pub(super) fn leave(self, pump: &Pump) {
         if let Some(output) = self.output
             && !self.buffer.is_empty()
         {
-            // The watch goes with `output`, the thread keeps only the descriptor.
-            pump::leave_behind(Arc::clone(output.watch.descriptor()), self.buffer, self.over);
+            // The watch goes with `output`, the pump keeps only the descriptor.
+            pump.write(Arc::clone(output.watch.descriptor()), self.buffer, self.over);
         }
     }
 

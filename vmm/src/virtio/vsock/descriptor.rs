@@ -11,11 +11,14 @@
 //! | anything else, or what cannot be opened once more | a thread in between ([`pump`](super::pump)) |
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+        unix::{
+            fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+            net::UnixStream,
+        },
     },
     sync::Arc,
 };
@@ -30,10 +33,7 @@ use nix::{
     },
 };
 
-use super::{
-    endpoint::{Kind, OnClose},
-    pump,
-};
+use super::{endpoint::OnClose, pump};
 use crate::virtio::queue::transfer::{self, Vector};
 
 /// `/dev/ptmx`: opening it once more makes another terminal.
@@ -48,13 +48,22 @@ pub(super) struct Descriptor {
 }
 
 impl Descriptor {
-    /// Prepares an endpoint's descriptor. `over` is held for as long as bytes are on their way to it elsewhere.
-    pub(super) fn open(kind: Kind, over: &Arc<OnClose>) -> io::Result<Self> {
-        let (fd, input) = match kind {
-            Kind::Socket(fd) => return Ok(Self { fd, socket: true, exclusive: true }),
-            Kind::Input(fd) => (fd, true),
-            Kind::Output(fd) => (fd, false),
-        };
+    /// A socket of ours alone, for both directions.
+    pub(super) fn socket(socket: UnixStream) -> Self {
+        Self { fd: socket.into(), socket: true, exclusive: true }
+    }
+
+    /// What can be read from `fd`.
+    pub(super) fn input(fd: OwnedFd) -> io::Result<Self> {
+        Self::prepare(fd, pump::input)
+    }
+
+    /// What is written to `fd`. `over` is held for as long as bytes are on their way to it elsewhere.
+    pub(super) fn output(fd: OwnedFd, over: &Arc<OnClose>) -> io::Result<Self> {
+        Self::prepare(fd, |fd| pump::output(fd, Arc::clone(over)))
+    }
+
+    fn prepare(fd: OwnedFd, pump: impl FnOnce(OwnedFd) -> io::Result<UnixStream>) -> io::Result<Self> {
         let file = File::from(fd);
         let metadata = file.metadata()?;
         let file_type = metadata.file_type();
@@ -64,15 +73,14 @@ impl Descriptor {
         if file_type.is_socket() {
             return Ok(Self { fd: file.into(), socket: true, exclusive: false });
         }
-        let device = (libc::major(metadata.rdev()).into(), libc::minor(metadata.rdev()).into());
-        if (file_type.is_fifo() || file_type.is_char_device() && device != PTMX)
-            && let Ok(own) = open_again(&file)
-        {
-            return Ok(Self { fd: own.into(), socket: false, exclusive: false });
+        if can_be_opened_again(&metadata) {
+            // What does not block stays as it is: the description is our own, or its owners have agreed on it.
+            let own = if is_non_blocking(&file)? { Ok(file.try_clone()?) } else { open_again(&file) };
+            if let Ok(own) = own {
+                return Ok(Self { fd: own.into(), socket: false, exclusive: false });
+            }
         }
-        let fd = file.into();
-        let socket = if input { pump::input(fd)? } else { pump::output(fd, Arc::clone(over))? };
-        Ok(Self { fd: socket.into(), socket: true, exclusive: true })
+        Ok(Self::socket(pump(file.into())?))
     }
 
     /// Reads what there is; 0 is the end.
@@ -115,6 +123,28 @@ impl AsFd for Descriptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// See [`Endpoint::reopen`](super::Endpoint::reopen).
+pub(super) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let file = File::from(fd.try_clone_to_owned()?);
+    if can_be_opened_again(&file.metadata()?)
+        && !is_non_blocking(&file)?
+        && let Ok(own) = open_again(&file)
+    {
+        return Ok(own.into());
+    }
+    Ok(file.into())
+}
+
+/// Whether opening it once more gives the same thing.
+fn can_be_opened_again(metadata: &Metadata) -> bool {
+    let device = (libc::major(metadata.rdev()).into(), libc::minor(metadata.rdev()).into());
+    metadata.file_type().is_fifo() || metadata.file_type().is_char_device() && device != PTMX
+}
+
+fn is_non_blocking(file: &File) -> io::Result<bool> {
+    Ok(fcntl(file, FcntlArg::F_GETFL)? & libc::O_NONBLOCK != 0)
 }
 
 /// Opens what `file` refers to once more, with the same access.

@@ -2,62 +2,79 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    fmt, io,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::descriptor::{self, Descriptor};
+
 /// The host's end of one stream.
 ///
-/// Descriptors may be shared with other processes: nothing about them is changed that others could notice. A one-way
+/// Made ready when it is created, while files may still be opened and threads started. If that fails, the guest's connection is
+/// refused. Descriptors may be shared with other processes: nothing about them is changed that others could notice. A one-way
 /// endpoint tells the guest that the other direction is shut down.
 #[derive(Debug)]
 pub struct Endpoint {
-    pub(super) kind: Kind,
+    pub(super) direction: Direction,
+    pub(super) descriptor: io::Result<Descriptor>,
     pub(super) over: Arc<OnClose>,
 }
 
-#[derive(Debug)]
-pub(super) enum Kind {
-    Input(OwnedFd),
-    Output(OwnedFd),
-    Socket(OwnedFd),
+/// Where bytes go, as the guest sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Input,
+    Output,
+    Both,
 }
 
 impl Endpoint {
+    /// Another descriptor for what `fd` refers to, which can be read and written without blocking where there is a way to have that.
+    /// Needs `/proc`: for those who make endpoints when they can no longer open files.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        descriptor::reopen(fd)
+    }
+
     /// What can be read from `fd` goes to the guest; its end shuts the stream down for sending.
     #[must_use]
     pub fn input(fd: OwnedFd) -> Self {
-        Self::new(Kind::Input(fd))
+        let over = Arc::default();
+        Self { direction: Direction::Input, descriptor: Descriptor::input(fd), over }
     }
 
     /// What the guest sends is written to `fd`, which is closed after the last byte.
     #[must_use]
     pub fn output(fd: OwnedFd) -> Self {
-        Self::new(Kind::Output(fd))
+        let over = Arc::default();
+        Self { direction: Direction::Output, descriptor: Descriptor::output(fd, &over), over }
     }
 
     /// Both directions. The socket is the endpoint's alone: where a direction ends, it is shut down.
     #[must_use]
     pub fn socket(socket: UnixStream) -> Self {
-        Self::new(Kind::Socket(socket.into()))
+        let over = Arc::default();
+        Self { direction: Direction::Both, descriptor: Ok(Descriptor::socket(socket)), over }
     }
 
     /// Has `f` called exactly once, when the stream is completely over: both directions are done or were reset, and all
     /// bytes that the guest sent were written, or cannot be. An endpoint that never gets a connection is over when it is
     /// withdrawn, or when the device goes. `f` runs on whichever thread finds out, and must neither block nor panic.
     #[must_use]
-    pub fn on_close(mut self, f: impl FnOnce() + Send + 'static) -> Self {
-        self.over = Arc::new(OnClose(Mutex::new(Some(Box::new(f)))));
+    pub fn on_close(self, f: impl FnOnce() + Send + 'static) -> Self {
+        *self.over.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(f));
         self
-    }
-
-    fn new(kind: Kind) -> Self {
-        Self { kind, over: Arc::new(OnClose(Mutex::new(None))) }
     }
 }
 
 /// Calls a function when the last one who holds it lets go: all who still have bytes to pass on hold it.
+#[derive(Default)]
 pub(super) struct OnClose(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Drop for OnClose {

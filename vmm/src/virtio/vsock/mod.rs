@@ -238,6 +238,10 @@ impl Device for Vsock {
     fn reset(&mut self) {
         self.forget();
     }
+
+    fn prepare(&mut self) -> io::Result<()> {
+        self.table.pump.start()
+    }
 }
 
 impl Drop for Vsock {

@@ -1,7 +1,7 @@
 //! Threads that may block, for what cannot be done without: descriptors that have no way of not blocking, and bytes whose
 //! connection is gone.
 //!
-//! Rare by design. Each thread ends by itself when its stream does.
+//! Rare by design. The thread of a descriptor ends by itself when its stream does; what lost connections leave behind has one for all.
 
 use std::{
     io::{self, Read, Write},
@@ -10,17 +10,25 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
 };
 
 use super::{buffer::Buffer, descriptor::Descriptor, endpoint::OnClose};
-use crate::virtio::queue::transfer::Vector;
+use crate::{
+    seccomp::{self, Filter},
+    virtio::queue::transfer::Vector,
+};
 
 const CHUNK: usize = 16 << 10;
 const STACK: usize = CHUNK + (64 << 10);
@@ -88,34 +96,125 @@ fn pass_output(fd: &OwnedFd, mut socket: &UnixStream) -> io::Result<()> {
     }
 }
 
-/// Writes what a connection left behind, and closes the descriptor. `over` is held until then.
-pub(super) fn leave_behind(descriptor: Arc<Descriptor>, mut buffer: Buffer, over: Option<Arc<OnClose>>) {
-    let waiting = buffer.len();
-    let spawned = spawn(move || {
-        // An error means that the bytes cannot be written.
-        let _ = write_rest(&descriptor, &mut buffer);
-        descriptor.end_output();
-        drop(descriptor);
-        drop(over);
-    });
-    if let Err(error) = spawned {
-        tracing::warn!(%error, "{waiting} bytes of a stream are lost: no thread to write them");
+/// Writes what connections left behind that are gone, and closes their descriptors: on one thread, for all of them.
+///
+/// The thread is there from [`start`](Self::start) on, or else from the first time that it is needed. It ends when nothing is
+/// left to write and the device is gone.
+#[derive(Debug, Default)]
+pub(super) struct Pump(Mutex<Option<Arc<Work>>>);
+
+/// What is to be written, on its way to the thread.
+#[derive(Debug)]
+struct Work {
+    arrived: Mutex<Vec<Rest>>,
+    /// No more will come.
+    closed: AtomicBool,
+    changed: EventFd,
+}
+
+#[derive(Debug)]
+struct Rest {
+    descriptor: Arc<Descriptor>,
+    buffer: Buffer,
+    /// Held until all was written.
+    _over: Option<Arc<OnClose>>,
+}
+
+impl Pump {
+    /// Has the thread there.
+    pub(super) fn start(&self) -> io::Result<()> {
+        *self.work() = Some(start()?);
+        Ok(())
+    }
+
+    /// Writes the buffer to the descriptor, however long that takes, and then ends that direction. `over` is held until then.
+    pub(super) fn write(&self, descriptor: Arc<Descriptor>, buffer: Buffer, over: Option<Arc<OnClose>>) {
+        let waiting = buffer.len();
+        let mut work = self.work();
+        let work = match &*work {
+            Some(work) => work,
+            None => match start() {
+                Ok(started) => work.insert(started),
+                Err(error) => {
+                    tracing::warn!(%error, "{waiting} bytes of a stream are lost: no thread to write them");
+                    return;
+                }
+            },
+        };
+        work.arrived().push(Rest { descriptor, buffer, _over: over });
+        work.announce();
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Arc<Work>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn write_rest(descriptor: &Descriptor, buffer: &mut Buffer) -> io::Result<()> {
-    while !buffer.is_empty() {
-        let mut vector = Vector::new();
-        buffer.gather(&mut vector);
-        match descriptor.write(&vector) {
-            Ok(written) => buffer.consume(written),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait(&mut [PollFd::new(descriptor.as_fd(), PollFlags::POLLOUT)])?;
-            }
-            Err(error) => return Err(error),
+impl Drop for Pump {
+    fn drop(&mut self) {
+        if let Some(work) = self.work().take() {
+            work.closed.store(true, Ordering::SeqCst);
+            work.announce();
         }
     }
-    Ok(())
+}
+
+impl Work {
+    fn arrived(&self) -> MutexGuard<'_, Vec<Rest>> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        // Fails only when the counter is full, and then the descriptor is readable.
+        let _ = self.changed.write(1);
+    }
+
+    fn run(&self) -> io::Result<()> {
+        let mut rests = Vec::new();
+        loop {
+            let closed = self.closed.load(Ordering::SeqCst);
+            rests.append(&mut self.arrived());
+            rests.retain_mut(|rest: &mut Rest| !rest.write());
+            if closed && rests.is_empty() {
+                return Ok(());
+            }
+            let mut ready = vec![PollFd::new(self.changed.as_fd(), PollFlags::POLLIN)];
+            ready.extend(rests.iter().map(|rest| PollFd::new(rest.descriptor.as_fd(), PollFlags::POLLOUT)));
+            wait(&mut ready)?;
+            // Nothing to read means that only descriptors are ready.
+            let _ = self.changed.read();
+        }
+    }
+}
+
+impl Rest {
+    /// Writes what there is room for. `true` when it is done: all was written, or cannot be.
+    fn write(&mut self) -> bool {
+        while !self.buffer.is_empty() {
+            let mut vector = Vector::new();
+            self.buffer.gather(&mut vector);
+            match self.descriptor.write(&vector) {
+                Ok(written) => self.buffer.consume(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => break,
+            }
+        }
+        self.descriptor.end_output();
+        true
+    }
+}
+
+/// Starts the thread of a pump.
+fn start() -> io::Result<Arc<Work>> {
+    let changed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let work = Arc::new(Work { arrived: Mutex::default(), closed: AtomicBool::new(false), changed });
+    let shared = Arc::clone(&work);
+    spawn(move || {
+        if let Err(error) = shared.run() {
+            tracing::warn!(%error, "what streams left behind is lost");
+        }
+    })?;
+    Ok(work)
 }
 
 fn wait(ready: &mut [PollFd<'_>]) -> io::Result<()> {
@@ -128,6 +227,18 @@ fn wait(ready: &mut [PollFd<'_>]) -> io::Result<()> {
     }
 }
 
+/// Starts a thread that can do nothing but pump, whatever others may do: returns once it is restricted.
 fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("vsock-pump".into()).stack_size(STACK).spawn(work).map(drop)
+    let filter = Filter::compile(&seccomp::PUMP, seccomp::Mode::Enforce).map_err(io::Error::other)?;
+    let (sender, installed) = mpsc::sync_channel(1);
+    thread::Builder::new().name("vsock-pump".into()).stack_size(STACK).spawn(move || {
+        let result = filter.install();
+        let good = result.is_ok();
+        // It is waited for.
+        let _ = sender.send(result);
+        if good {
+            work();
+        }
+    })?;
+    installed.recv().map_err(io::Error::other)?.map_err(io::Error::other)
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque, hash_map};
 use super::{
     connection::{Connection, Verdict},
     packet::{Header, Key},
+    pump::Pump,
 };
 
 /// The most connections of a guest's.
@@ -22,6 +23,8 @@ pub(super) struct Table {
     /// Each of them at most once; takes turns.
     ready: VecDeque<Key>,
     resets: VecDeque<Header>,
+    /// Writes what connections leave behind.
+    pub(super) pump: Pump,
 }
 
 impl Table {
@@ -64,7 +67,7 @@ impl Table {
             if connection.queued {
                 self.ready.retain(|ready| *ready != key);
             }
-            connection.leave();
+            connection.leave(&self.pump);
         }
     }
 
@@ -73,7 +76,7 @@ impl Table {
         self.ready.clear();
         self.resets.clear();
         for (_, connection) in self.connections.drain() {
-            connection.leave();
+            connection.leave(&self.pump);
         }
     }
 

@@ -1,0 +1,66 @@
+//! Namespaces: a view of the host with nothing in it.
+//!
+//! Root makes them directly. An ordinary user first makes a user namespace, in which he is root, and loses that again with the
+//! capabilities. Of PID namespaces, see [`spawn`](crate::spawn): a process cannot move into one, it must be born there.
+
+use std::fs;
+
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    unistd::{Gid, Uid},
+};
+
+use super::{Layers, Network, refused};
+use crate::{Error, error::host};
+
+const MOUNT: &str = "mount namespace";
+
+/// Enters namespaces of its own. `false` if this user gets none.
+pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Result<bool, Error> {
+    if !admin && let Some(why) = user_namespace()? {
+        for name in ["user namespace", MOUNT, "IPC namespace", "network namespace"] {
+            layers.not_granted(name, why);
+        }
+        return Ok(false);
+    }
+    if admin {
+        layers.not_granted("user namespace", "root needs none: it becomes another user");
+    } else {
+        layers.in_force("user namespace", "with this user alone");
+    }
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
+    if network == Network::Own {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).map_err(refused("no namespaces"))?;
+    layers.in_force(MOUNT, "its own");
+    layers.in_force("IPC namespace", "its own");
+    match network {
+        Network::Own => layers.in_force("network namespace", "its own, without a network"),
+        Network::Keep => layers.not_granted("network namespace", "it has the container's"),
+    }
+    Ok(true)
+}
+
+/// Enters a user namespace with the caller in it, as root. If there are none for him, says why.
+fn user_namespace() -> Result<Option<&'static str>, Error> {
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    match unshare(CloneFlags::CLONE_NEWUSER) {
+        Ok(()) => {}
+        Err(Errno::EPERM | Errno::EACCES) => {
+            return Ok(Some("user namespaces are not for ordinary users here"));
+        }
+        Err(Errno::ENOSPC | Errno::EUSERS) => {
+            return Ok(Some("user namespaces are turned off, or all in use"));
+        }
+        Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(Some("this kernel has no user namespaces")),
+        Err(error) => return Err(refused("no user namespace")(error)),
+    }
+    let write =
+        |path: &str, text: String| fs::write(path, text).map_err(host("map the user of the sandbox process"));
+    write("/proc/self/setgroups", "deny".into())?;
+    write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    Ok(None)
+}

@@ -1,0 +1,97 @@
+//! A host that fails us, or that others have prepared: a clear line, nobody else's file touched, nothing left behind.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::{fs::symlink, process::CommandExt},
+    process::{Child, Command, Stdio},
+};
+
+use mote_tests::harness::{Leftovers, children, mote_run, run, temporary, text, wait};
+use nix::{
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+
+fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+fn limited(command: &mut Command, resource: Resource, most: u64) -> &mut Command {
+    // SAFETY: the closure makes one system call between fork and exec.
+    unsafe { command.pre_exec(move || Ok(setrlimit(resource, most, most)?)) }
+}
+
+#[test]
+fn a_process_that_was_stopped_goes_on() {
+    let before = Leftovers::before();
+    let mut child: Child = mote_run(&[])
+        .args(["--", "sh", "-c", "echo ready; cat; echo end"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let [sandbox] = children(child.id())[..] else { panic!("one sandbox process") };
+    for pid in [sandbox, child.id()] {
+        send(pid, Signal::SIGSTOP);
+        send(pid, Signal::SIGCONT);
+    }
+    drop(child.stdin.take());
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "end\n");
+    assert!(wait(&mut child).success());
+    before.check();
+}
+
+#[test]
+fn a_full_disk_costs_the_log_and_nothing_else() {
+    let before = Leftovers::before();
+    let output = run(mote_run(&["--console", "/dev/full"]).args(["--", "echo", "hi"]), b"");
+    assert_eq!((output.status, output.text().as_str()), (0, "hi\n"), "{output:?}");
+    assert!(output.stderr.contains("kernel log can no longer be written"), "{output:?}");
+    before.check();
+}
+
+#[test]
+fn no_descriptors_left() {
+    let before = Leftovers::before();
+    for most in [4, 6, 9, 12, 15] {
+        let output = run(limited(mote_run(&[]).args(["--", "true"]), Resource::RLIMIT_NOFILE, most), b"");
+        output.assert_failed(125, &["mote: "]);
+        before.check();
+    }
+}
+
+#[test]
+fn no_processes_left() {
+    let before = Leftovers::before();
+    // The limit is one of ordinary users; whose other processes count.
+    let mut command = mote_run(&[]);
+    limited(command.args(["--", "true"]), Resource::RLIMIT_NPROC, 0);
+    let output = run(command.uid(23456).gid(23456), b"");
+    output.assert_failed(125, &["mote: "]);
+    before.check();
+}
+
+#[test]
+fn links_that_others_have_planted_are_not_followed() {
+    let before = Leftovers::before();
+    let folder = temporary();
+    let victim = folder.path().join("victim");
+    fs::create_dir(&victim).unwrap();
+    // Where the verdict on KVM is kept: a folder of an ordinary user's, who plants a link in it.
+    let runtime = folder.path().join("runtime");
+    fs::create_dir(&runtime).unwrap();
+    symlink(&victim, runtime.join("mote")).unwrap();
+    let output = run(mote_run(&[]).env("XDG_RUNTIME_DIR", &runtime).args(["--", "echo", "hi"]), b"");
+    assert_eq!(output.text(), "hi\n", "{output:?}");
+    assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "{}", text(&victim));
+    before.check();
+}
