@@ -42,8 +42,9 @@ lab: build ## Open the lab, a machine with KVM, or run CMD in it
 	    --file $(LIB)/rootfs.erofs:/usr/lib/mote/rootfs.erofs \
 	    $(if $(filter command\ line,$(origin CMD)),-- sh -c '$(subst ','\'',$(CMD))')
 
-bench: build ## Measure boot times and memory in the lab
+bench: build ## Measure boot times and memory in the lab, and the import of images
 	cargo run --quiet --release --locked -p mote-tests --bin bench -- $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+	cargo run --quiet --release --locked -p mote-tests --bin bench-images -- $(MOTE) $(LIB)/vmlinux
 
 fuzz: check-deps ## Fuzz each target for TIME seconds (default: 60)
 	@TIME=$(TIME) tests/fuzz

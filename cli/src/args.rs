@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
 use crate::{
@@ -100,12 +100,12 @@ pub(crate) struct RunOptions {
     /// The root file system: a folder, packed once and remembered by its content, or an EROFS image.
     ///
     /// The source is never changed. Default, if no image is named either: a small one with busybox.
-    #[arg(long, value_name = "PATH", conflicts_with = "image")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) rootfs: Option<PathBuf>,
     /// Run the container of an OCI bundle: a folder with a config.json and a root file system.
     ///
     /// The configuration says everything about the machine and the command.
-    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "image", "command", "volume", "tty"])]
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "words", "volume", "tty"])]
     pub(crate) bundle: Option<PathBuf>,
     /// What becomes of a folder given as --rootfs.
     #[arg(long, value_name = "MODE", default_value = "image")]
@@ -133,7 +133,7 @@ pub(crate) struct RunOptions {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// Run this program instead of the image's own, with COMMAND as its arguments; also a JSON array.
-    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<OsString>,
     /// When to get the image from its registry.
     #[arg(long, value_name = "WHEN", default_value = "missing")]
@@ -172,16 +172,15 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
           default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
     pub(crate) timeline: Option<LogFormat>,
-    /// The image to run, and a command with its arguments instead of the image's own.
-    #[arg(
-        value_name = "IMAGE [COMMAND",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required_unless_present_any = ["command", "bundle"]
-    )]
-    pub(crate) image: Vec<OsString>,
-    /// The command, after `--`, and its arguments, in a root file system that is no image.
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "image")]
+    /// The image to run, and a command with its arguments instead of the image's own. Behind `--`, a command in a root file system
+    /// that is no image.
+    #[arg(value_name = "IMAGE|-- COMMAND", trailing_var_arg = true, required_unless_present = "bundle")]
+    words: Vec<OsString>,
+    /// The image, if one is named.
+    #[arg(skip)]
+    pub(crate) image: Option<OsString>,
+    /// The command with its arguments; empty for the image's own.
+    #[arg(skip)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -224,15 +223,50 @@ impl From<HypervisorName> for HypervisorChoice {
     }
 }
 
+impl Arguments {
+    /// Reads a whole command line, the program's name first.
+    pub(crate) fn read(line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.collect();
+        let mut arguments = Self::try_parse_from(&line)?;
+        if let Verb::Run(options) = &mut arguments.verb {
+            options.tell_image_from_command(&line)?;
+        }
+        Ok(arguments)
+    }
+}
+
+impl RunOptions {
+    /// The words at the line's end start with an image, unless there is a `--` before them. The parser takes that away.
+    fn tell_image_from_command(&mut self, line: &[OsString]) -> Result<(), clap::Error> {
+        if self.bundle.is_some() {
+            return Ok(());
+        }
+        let mut words = std::mem::take(&mut self.words);
+        let before = line.len().checked_sub(words.len() + 1).and_then(|at| line.get(at));
+        let is_image = before.is_none_or(|word| word != "--");
+        let wrong = if is_image && self.rootfs.is_some() {
+            Some("--rootfs goes with a command behind --, and not with an image")
+        } else if !is_image && self.entrypoint.is_some() {
+            Some("--entrypoint goes with an image")
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            return Err(Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, wrong));
+        }
+        self.image = is_image.then(|| words.remove(0));
+        self.command = words;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
-        let all = ["mote", "run"].iter().chain(arguments);
-        Arguments::try_parse_from(all).map(|parsed| match parsed.verb {
+        let all = ["mote", "run"].iter().chain(arguments).map(OsString::from);
+        Arguments::read(all).map(|parsed| match parsed.verb {
             Verb::Run(options) => *options,
             other => panic!("{other:?}"),
         })
@@ -249,14 +283,18 @@ mod tests {
         assert_eq!(options.command, ["sh", "-c", "exit 3", "--help"]);
         assert!(options.tty);
         assert!(run(&[]).is_err());
-        assert!(options.image.is_empty());
+        assert_eq!(options.image, None);
     }
 
     #[test]
     fn everything_behind_the_image_is_its_command() {
         let options = run(&["-t", "alpine", "sh", "-c", "x", "--", "-e", "--help"]).unwrap();
-        assert_eq!(options.image, ["alpine", "sh", "-c", "x", "--", "-e", "--help"]);
-        assert!(options.command.is_empty() && options.env.is_empty() && options.tty);
+        assert_eq!(options.image.as_deref(), Some(std::ffi::OsStr::new("alpine")));
+        assert_eq!(options.command, ["sh", "-c", "x", "--", "-e", "--help"]);
+        assert!(options.env.is_empty() && options.tty);
+        assert!(run(&["alpine"]).is_ok_and(|options| options.command.is_empty()));
+        assert!(run(&["--no-such-option", "alpine"]).is_err());
+        assert!(run(&["--"]).is_err());
         assert!(run(&["--rootfs", "/x", "alpine"]).is_err());
         assert!(run(&["--entrypoint", "/x", "--", "y"]).is_err());
         assert!(run(&["--tls-verify=false", "alpine"]).is_ok_and(|options| !options.registry.tls_verify));

@@ -17,7 +17,6 @@ mod volume;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mote_runtime::Timeline;
 
 use crate::args::{Arguments, Verb};
@@ -25,7 +24,7 @@ use crate::args::{Arguments, Verb};
 fn main() -> ExitCode {
     // Before anything else: the timeline counts from here.
     let timeline = Timeline::begin();
-    let arguments = match Arguments::try_parse() {
+    let arguments = match Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version are asked for, and no failure. 125 is Mote's own failure in every verb.

@@ -88,7 +88,7 @@ fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
     };
     let environment = environment(&options, &config, &user);
     volume::complete(options.volume, &mut shares, &mut volumes)?;
-    let command = if is_image { options.image.into_iter().skip(1).collect() } else { options.command };
+    let command = options.command;
     let directory = options.workdir.map(OsString::into_vec);
     let directory = directory.unwrap_or_else(|| config.directory.clone().into_bytes());
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
@@ -124,7 +124,7 @@ fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
 
 /// The root file system that is asked for.
 fn root(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Root, Error> {
-    let Some(name) = options.image.first() else {
+    let Some(name) = &options.image else {
         return Ok(Root { rootfs: rootfs(options, shares)?, config: None, held: None });
     };
     let shown = name.to_string_lossy();
