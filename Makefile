@@ -2,11 +2,12 @@
 
 CMD ?= echo "Hello from $$(uname -sr), PID $$$$ of a machine of its own"
 PREFIX ?= /usr/local
+TIME ?= 60
 TARGET := target/x86_64-unknown-linux-gnu/release
 MOTE := target/bin/mote
 LIB := target/lib/mote
 
-.PHONY: all run test check-deps kernel rootfs build lab bench fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench fuzz miri fmt lint install clean help
 
 all: build
 
@@ -44,8 +45,15 @@ lab: build ## Open the lab, a machine with KVM, or run CMD in it
 bench: build ## Measure boot times and memory in the lab
 	cargo run --quiet --release --locked -p mote-tests --bin bench -- $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 
+fuzz: check-deps ## Fuzz each target for TIME seconds (default: 60)
+	@TIME=$(TIME) tests/fuzz
+
+miri: check-deps ## Run what Miri can run under Miri, which finds undefined behaviour
+	@tests/miri
+
 fmt: ## Format the source
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 lint: check-deps ## Check format, lints and licences
 	@tests/lint

@@ -1,4 +1,4 @@
-//! Builds the guest agent and packs it into the initial ramdisk that `mote` carries.
+//! Builds the guest agent and packs it into the initial ramdisk that `mote` carries; and the meter, which measures from within.
 //!
 //! The agent needs its own flags: no start files, no libraries, a fixed address. Cargo cannot give one workspace member
 //! flags of its own, so it is built by a cargo of its own, in its own folder, from the same sources and lock file.
@@ -38,7 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     if !status.success() {
         return Err(format!("building the guest agent failed: {status}").into());
     }
-    let agent = fs::read(target_dir.join(TARGET).join("agent").join("mote-agent"))?;
+    let built = target_dir.join(TARGET).join("agent");
+    let agent = fs::read(built.join("mote-agent"))?;
     fs::write(Path::new(&out).join("initrd.cpio"), mote_initrd::pack_agent(&agent)?)?;
+    println!("cargo::rustc-env=MOTE_AGENT_SIZE={}", agent.len());
+    fs::copy(built.join("mote-meter"), Path::new(&out).join("meter"))?;
     Ok(())
 }

@@ -40,7 +40,11 @@ fn start(
     Agent::new(control, requests, Guest).map_err(|errno| (errno, "epoll"))
 }
 
-fn mount_devices() -> Result<()> {
+/// Mounts `/dev`, with the devices that there are and terminals.
+///
+/// # Errors
+/// Those of `mkdir(2)` and `mount(2)`.
+pub fn mount_devices() -> Result<()> {
     make_directory(c"/dev")?;
     match rustix::mount::mount(c"devtmpfs", c"/dev", c"devtmpfs", MountFlags::NOSUID, None) {
         // It is mounted there already.

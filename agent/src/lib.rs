@@ -25,6 +25,7 @@ mod control;
 pub mod guest;
 mod link;
 mod machine;
+pub mod meter;
 mod process;
 pub mod program;
 mod requests;

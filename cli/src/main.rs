@@ -5,8 +5,10 @@
 //! A failure is one line on standard error, `mote: WHAT: WHY`, and one of the statuses that `mote run --help` lists.
 
 mod args;
+mod bench;
 mod check;
 mod documents;
+mod image;
 mod logging;
 mod memory;
 mod report;
@@ -36,7 +38,9 @@ fn main() -> ExitCode {
     }
     match arguments.verb {
         Verb::Run(options) => run::run(*options, &arguments.log, timeline),
+        Verb::Image(options) => image::image(*options, &arguments.log),
         Verb::Check => check::check(),
+        Verb::Bench { what } => bench::bench(&what, arguments.log.debug),
         Verb::Version => documents::version(),
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => match documents::man(directory.as_deref()) {

@@ -1,18 +1,17 @@
 //! `mote run`: from options to a complete specification, and from an outcome to an exit status.
 
+mod bundle;
+mod container;
+
 use std::{
     ffi::{OsStr, OsString},
     io::IsTerminal,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use mote_rootfs_builder::{Store, image};
-use mote_runtime::{
-    Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline,
-    oci::{Bundle, OCI_VERSION, compile},
-};
+use mote_rootfs_builder::{ProcessConfig, Rootfs as HeldRootfs, User, image};
+use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
     args::{LogFormat, LogOptions, RootfsMode, RunOptions},
@@ -25,7 +24,8 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub(crate) fn run(options: RunOptions, log: &LogOptions, timeline: Timeline) -> ExitCode {
     let format = options.timeline;
     let outcome = match spec(options) {
-        Ok(spec) => mote_runtime::run(&spec, &sandbox_arguments(log), timeline),
+        // The root file system stays in the store for as long as it is in use.
+        Ok((spec, _held)) => mote_runtime::run(&spec, &sandbox_arguments(log), timeline),
         Err(error) => return report::sandbox_failed(&error, log.log.is_some(), log.debug),
     };
     let status = match &outcome.result {
@@ -54,10 +54,16 @@ fn sandbox_arguments(log: &LogOptions) -> Vec<OsString> {
     arguments
 }
 
-fn spec(options: RunOptions) -> Result<Spec, Error> {
-    if let Some(bundle) = &options.bundle {
-        let bundle = Bundle::load(bundle)?;
-        return bundle_spec(&bundle, options);
+/// Where the root file system is; for an image's, what the image says and what keeps it in the store.
+struct Root {
+    rootfs: Rootfs,
+    config: Option<ProcessConfig>,
+    held: Option<HeldRootfs>,
+}
+
+fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+    if let Some(folder) = options.bundle.take() {
+        return bundle::spec(&folder, options).map(|spec| (spec, None));
     }
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
@@ -70,85 +76,82 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
     if options.tty && !std::io::stdin().is_terminal() {
         return Err(Error::new(Kind::Process, "--tty: standard input is not a terminal"));
     }
-    let environment = environment(&options);
+    let kernel = mote_runtime::kernel(options.kernel.as_deref())?;
     let (mut shares, mut volumes) = (Vec::new(), Vec::new());
-    let rootfs = rootfs(options.rootfs.as_deref(), options.rootfs_mode, &mut shares)?;
+    let root = root(&options, &mut shares)?;
+    let config = root.config.unwrap_or_default();
+    let is_image = root.held.is_some();
+    let user = match (&options.user, is_image) {
+        (Some(text), _) => container::user(&root.rootfs, text)?,
+        (None, true) => container::user(&root.rootfs, &config.user)?,
+        (None, false) => User::default(),
+    };
+    let environment = environment(&options, &config, &user);
     volume::complete(options.volume, &mut shares, &mut volumes)?;
+    let command = if is_image { options.image.into_iter().skip(1).collect() } else { options.command };
+    let directory = options.workdir.map(OsString::into_vec);
+    let directory = directory.unwrap_or_else(|| config.directory.clone().into_bytes());
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
-    Ok(Spec {
+    let spec = Spec {
         hypervisor: options.hypervisor.into(),
         vcpus: options.cpus,
         memory: options.memory.bytes(),
-        kernel: mote_runtime::kernel(options.kernel.as_deref())?,
+        kernel,
         initrd: options.initrd,
         kernel_options: options.kernel_options,
-        rootfs,
         read_only: options.read_only,
+        folders: if is_image && !directory.is_empty() { vec![directory.clone()] } else { Vec::new() },
+        writable: container::volumes(&root.rootfs, &config)?,
+        rootfs: root.rootfs,
         shares,
         volumes,
         console: options.console,
         process: Process {
-            arguments: options.command.into_iter().map(OsString::into_vec).collect(),
+            arguments: container::arguments(&config, options.entrypoint.as_deref(), command)?,
             environment,
-            directory: options.workdir.into_vec(),
-            uid: options.user.uid,
-            gid: options.user.gid,
+            directory: if directory.is_empty() { b"/".to_vec() } else { directory },
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
             hostname: options.hostname,
             streams,
+            stop_signal: container::stop_signal(&config)?,
         },
         program: None,
-    })
+    };
+    Ok((spec, root.held))
 }
 
-/// The container of a bundle, with its terminal as ours.
-fn bundle_spec(bundle: &Bundle, options: RunOptions) -> Result<Spec, Error> {
-    let size = bundle.size();
-    let terminal = bundle.spec().process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-    if terminal && !std::io::stdin().is_terminal() {
-        return Err(Error::new(Kind::Process, "process.terminal: standard input is not a terminal"));
-    }
-    Ok(Spec {
-        hypervisor: options.hypervisor.into(),
-        vcpus: size.vcpus,
-        memory: size.memory,
-        kernel: mote_runtime::kernel(options.kernel.as_deref())?,
-        initrd: options.initrd,
-        kernel_options: options.kernel_options,
-        rootfs: Rootfs::Share(0),
-        read_only: false,
-        shares: bundle.shares()?,
-        volumes: Vec::new(),
-        console: options.console,
-        process: Process {
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            directory: b"/".to_vec(),
-            uid: 0,
-            gid: 0,
-            hostname: String::new(),
-            streams: if terminal { Streams::Terminal } else { Streams::Pipes },
-        },
-        program: Some(compile::container(bundle, &state(bundle))?.into_bytes()),
+/// The root file system that is asked for.
+fn root(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Root, Error> {
+    let Some(name) = options.image.first() else {
+        return Ok(Root { rootfs: rootfs(options, shares)?, config: None, held: None });
+    };
+    let shown = name.to_string_lossy();
+    let wrong = |error: anyhow::Error| {
+        let kind = match error.downcast_ref::<crate::image::Interrupted>() {
+            Some(interrupted) => Kind::Interrupted(interrupted.0.into()),
+            None => Kind::Rootfs,
+        };
+        let causes: &(dyn std::error::Error + 'static) = error.as_ref();
+        Error::because(kind, format!("image {shown}"), causes)
+    };
+    let provide = || {
+        let store = crate::image::open(&options.store)?;
+        crate::image::provide(&store, &shown, options.pull, &options.registry, &options.unpack)
+    };
+    let (image, rootfs) = provide().map_err(wrong)?;
+    Ok(Root {
+        rootfs: Rootfs::Image(rootfs.path().to_owned()),
+        config: Some(image.process()),
+        held: Some(rootfs),
     })
-}
-
-/// The container's state, for hooks: without an id, because nobody else ever asks for it.
-fn state(bundle: &Bundle) -> Vec<u8> {
-    serde_json::json!({
-        "ociVersion": OCI_VERSION,
-        "id": "",
-        "status": "created",
-        "pid": std::process::id(),
-        "bundle": bundle.path(),
-    })
-    .to_string()
-    .into_bytes()
 }
 
 /// What the command gets as its root: a folder is packed into the store, or shared; a file is used as it is.
-fn rootfs(asked: Option<&Path>, mode: RootfsMode, shares: &mut Vec<Share>) -> Result<Rootfs, Error> {
-    let Some(path) = asked else {
-        return match mode {
+fn rootfs(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Rootfs, Error> {
+    let Some(path) = &options.rootfs else {
+        return match options.rootfs_mode {
             RootfsMode::Image => mote_runtime::default_rootfs().map(Rootfs::Image),
             RootfsMode::Virtiofs => {
                 Err(Error::new(Kind::Rootfs, "--rootfs-mode virtiofs: give a folder with --rootfs"))
@@ -158,7 +161,7 @@ fn rootfs(asked: Option<&Path>, mode: RootfsMode, shares: &mut Vec<Share>) -> Re
     let wrong = |error: &dyn std::error::Error| {
         Error::because(Kind::Rootfs, format!("--rootfs {}", path.display()), error)
     };
-    match mode {
+    match options.rootfs_mode {
         RootfsMode::Virtiofs if path.is_dir() => {
             // The file system above it takes what the command changes, and wants what is below to stay as it is.
             shares.push(Share { source: volume::absolute(path)?, read_only: true, cache: Cache::Always });
@@ -169,11 +172,7 @@ fn rootfs(asked: Option<&Path>, mode: RootfsMode, shares: &mut Vec<Share>) -> Re
             format!("--rootfs {}: not a folder, as --rootfs-mode virtiofs needs", path.display()),
         )),
         RootfsMode::Image if path.is_dir() => {
-            let location = match std::env::var_os("MOTE_STORE") {
-                Some(location) => PathBuf::from(location),
-                None => Store::default_location().map_err(|error| wrong(&error))?,
-            };
-            let store = Store::open(location).map_err(|error| wrong(&error))?;
+            let store = crate::image::open(&options.store).map_err(|error| wrong(&error))?;
             store.folder_image(path).map(Rootfs::Image).map_err(|error| wrong(&error))
         }
         RootfsMode::Image => {
@@ -183,19 +182,21 @@ fn rootfs(asked: Option<&Path>, mode: RootfsMode, shares: &mut Vec<Share>) -> Re
     }
 }
 
-/// The command's environment: a few defaults, then what the user gives.
-fn environment(options: &RunOptions) -> Vec<Vec<u8>> {
-    let home = if options.user.uid == 0 { "HOME=/root" } else { "HOME=/" };
+/// The command's environment: a few defaults, then what the image says, then what the user gives.
+fn environment(options: &RunOptions, config: &ProcessConfig, user: &User) -> Vec<Vec<u8>> {
+    let home = if user.uid == 0 { "/root" } else { "/" };
+    let home = format!("HOME={}", user.home.as_deref().unwrap_or(home));
     let mut variables: Vec<Vec<u8>> =
-        vec![PATH.into(), home.into(), format!("HOSTNAME={}", options.hostname).into_bytes()];
+        vec![PATH.into(), home.into_bytes(), format!("HOSTNAME={}", options.hostname).into_bytes()];
     if options.tty {
         let terminal = std::env::var_os("TERM").unwrap_or_else(|| "xterm".into());
         variables.push([b"TERM=", terminal.as_bytes()].concat());
     }
-    for given in &options.env {
-        let Some(variable) = complete(given) else { continue };
+    let given = options.env.iter().filter_map(|given| complete(given));
+    for variable in config.environment.iter().map(|variable| variable.clone().into_bytes()).chain(given) {
         let name_len = variable.iter().position(|byte| *byte == b'=').unwrap_or(variable.len());
-        variables.retain(|other| !other.starts_with(&variable[..=name_len.min(variable.len() - 1)]));
+        let Some(name) = variable.get(..=name_len) else { continue };
+        variables.retain(|other| !other.starts_with(name));
         variables.push(variable);
     }
     variables

@@ -97,9 +97,7 @@ pub(crate) fn complete(
     }
     for volume in asked {
         let source = absolute(&volume.source)?;
-        if !shares::is_folder(&source)? {
-            return Err(Error::new(Kind::Share, format!("--volume {}: not a folder", source.display())));
-        }
+        shares::is_folder(&source)?;
         volumes.push(Volume { share: shares.len(), target: volume.target });
         shares.push(Share { source, read_only: volume.read_only, cache: volume.cache });
     }

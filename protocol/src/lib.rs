@@ -44,6 +44,7 @@
 mod frame;
 pub mod limits;
 mod message;
+pub mod meter;
 mod program;
 mod text;
 

@@ -13,6 +13,32 @@ pub fn initrd() -> &'static [u8] {
     INITRD
 }
 
+/// The size of the agent in it, in bytes.
+#[must_use]
+pub fn agent_size() -> u64 {
+    // Written by this crate's build script.
+    env!("MOTE_AGENT_SIZE").parse().unwrap_or(0)
+}
+
+/// The meter: what runs in the guest for `mote bench io`, as a command or as `/init`.
+static METER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/meter"));
+
+/// The meter's program, a static ELF file.
+#[must_use]
+pub fn meter() -> &'static [u8] {
+    METER
+}
+
+/// An initial ramdisk whose `/init` is the meter. Made once and kept for as long as the process lives, as the embedded one is.
+///
+/// # Errors
+/// It cannot be packed; the same for every call of one build.
+pub fn meter_initrd() -> Result<&'static [u8], Error> {
+    let packed = mote_initrd::pack_agent(METER);
+    let packed = packed.map_err(|error| Error::because(Kind::Kernel, "cannot pack the meter", &error))?;
+    Ok(packed.leak())
+}
+
 /// Where an installation keeps its files, in the order in which they are looked for: beside the program (`bin/mote` and
 /// `lib/mote/`), then where distributions put them.
 fn libraries() -> Vec<PathBuf> {

@@ -38,7 +38,10 @@ fn is_executable(path: &Path) -> bool {
 }
 
 /// The hypervisor for a choice.
-pub(crate) fn hypervisor(choice: HypervisorChoice) -> Result<Box<dyn Hypervisor>, Error> {
+///
+/// # Errors
+/// It is not usable here; the message says what is.
+pub fn hypervisor(choice: HypervisorChoice) -> Result<Box<dyn Hypervisor>, Error> {
     match (choice, kvm::probe::probe()) {
         (HypervisorChoice::Auto | HypervisorChoice::Kvm, Ok(())) => Ok(Box::new(Kvm)),
         (HypervisorChoice::Kvm, Err(failure)) => Err(Error::new(

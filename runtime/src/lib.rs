@@ -41,9 +41,9 @@ mod spec;
 mod terminal;
 mod timeline;
 
-pub use assets::{default_rootfs, initrd, kernel};
+pub use assets::{agent_size, default_rootfs, initrd, kernel, meter, meter_initrd};
 pub use caller::{Outcome, run};
-pub use choice::{HypervisorChoice, qemu_available};
+pub use choice::{HypervisorChoice, hypervisor, qemu_available};
 pub use error::{Error, Failure, Kind};
 pub use program::Program;
 pub use sandbox::{LIFELINE_FD, main as sandbox_main};

@@ -7,9 +7,9 @@ mod describe;
 
 use std::ffi::{CStr, CString};
 
-use describe::describe;
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
+use self::describe::describe;
 use crate::{
     Error,
     error::Kind,
@@ -164,7 +164,7 @@ fn root(
         Rootfs::Share(index) => push(Operation::BindMount {
             source: shares::guest_path(index).as_c_str().into(),
             target: c"/image".into(),
-            recursive: true,
+            recursive: false,
         })?,
     }
     push(Operation::Mount {
@@ -201,6 +201,20 @@ fn root(
     for (content, path) in DEV_LINKS {
         push(Operation::MakeSymlink { content: (*content).into(), path: (*path).into() })?;
     }
+    for folder in &strings.folders {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
+    }
+    for (source, folder) in &strings.writable {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
+        if spec.read_only {
+            // A mount of its own stays as it is when the root is closed.
+            push(Operation::BindMount {
+                source: source.as_c_str().into(),
+                target: folder.as_c_str().into(),
+                recursive: false,
+            })?;
+        }
+    }
     for (volume, target) in spec.volumes.iter().zip(&strings.volumes) {
         bind(spec, volume, target, push)?;
     }
@@ -220,11 +234,13 @@ fn bind(
     let share = spec.shares.get(volume.share).ok_or_else(|| {
         Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
     })?;
-    push(Operation::MakeDirectory { path: target.into(), mode: 0o755 })?;
-    push(Operation::BindMount {
+    push(Operation::Bind {
         source: shares::guest_path(volume.share).as_c_str().into(),
         target: target.into(),
-        recursive: true,
+        recursive: false,
+        uids: c"".into(),
+        gids: c"".into(),
+        recursive_ids: false,
     })?;
     let read_only = if share.read_only { RDONLY } else { 0 };
     push(Operation::SetMountAttributes { target: target.into(), set: NOSUID | NODEV | read_only, clear: 0 })
@@ -237,7 +253,11 @@ fn surroundings(
     push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     push(Operation::SetHostname { name: strings.hostname.as_c_str().into() })?;
-    push(Operation::SetIds { uid: process.uid, gid: process.gid, groups: IdList::default() })?;
+    push(Operation::SetIds {
+        uid: process.uid,
+        gid: process.gid,
+        groups: IdList::from_bytes(&strings.groups).unwrap_or_default(),
+    })?;
     push(Operation::ChangeDirectory { path: strings.directory.as_c_str().into() })?;
     push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
 }
@@ -248,6 +268,10 @@ struct Strings {
     environment: Vec<u8>,
     directory: CString,
     hostname: CString,
+    groups: Vec<u8>,
+    folders: Vec<CString>,
+    /// Each as the guest sees it, and as the command does.
+    writable: Vec<(CString, CString)>,
     /// Where the volumes are mounted.
     volumes: Vec<CString>,
 }
@@ -284,11 +308,36 @@ impl Strings {
         if process.hostname.is_empty() || process.hostname.len() > 64 {
             return Err(Error::new(Kind::Process, "the host name must have 1 to 64 bytes"));
         }
+        if process.groups.len() > limits::MAX_GROUPS {
+            return Err(Error::new(
+                Kind::Process,
+                format!(
+                    "the user has more than {} groups: name one, as in --user USER:GROUP",
+                    limits::MAX_GROUPS
+                ),
+            ));
+        }
         Ok(Self {
             arguments: joined("the command line", &process.arguments)?,
             environment: joined("the environment", &process.environment)?,
             directory: c_string("the working directory", &process.directory)?,
             hostname: c_string("the host name", process.hostname.as_bytes())?,
+            groups: process.groups.iter().flat_map(|group| group.to_le_bytes()).collect(),
+            folders: spec
+                .folders
+                .iter()
+                .map(|folder| c_string("a folder", folder))
+                .collect::<Result<_, _>>()?,
+            writable: spec
+                .writable
+                .iter()
+                .map(|folder| {
+                    Ok((
+                        c_string("a folder", &[b"/root", &**folder].concat())?,
+                        c_string("a folder", folder)?,
+                    ))
+                })
+                .collect::<Result<_, Error>>()?,
             volumes: spec
                 .volumes
                 .iter()
@@ -318,6 +367,8 @@ mod tests {
             kernel_options: String::new(),
             rootfs: Rootfs::Image("/r".into()),
             read_only: false,
+            folders: Vec::new(),
+            writable: Vec::new(),
             shares: Vec::new(),
             volumes: Vec::new(),
             console: None,
@@ -328,8 +379,10 @@ mod tests {
                 directory: b"/".to_vec(),
                 uid: 1,
                 gid: 2,
+                groups: Vec::new(),
                 hostname: "h".into(),
                 streams: Streams::Pipes,
+                stop_signal: None,
             },
         }
     }
@@ -356,6 +409,27 @@ mod tests {
     }
 
     #[test]
+    fn writable_folders_stay_open_when_the_root_is_closed() {
+        let words = |read_only| {
+            let spec = Spec {
+                read_only,
+                writable: vec![b"/data".to_vec()],
+                folders: vec![b"/w".to_vec()],
+                ..spec()
+            };
+            let program = Program::compile(&spec).unwrap();
+            program.operations().map(|operation| describe(&operation.unwrap())).collect::<Vec<_>>()
+        };
+        let at = |words: &[String], word: &str| words.iter().position(|other| other == word);
+        let open = words(false);
+        assert!(at(&open, "make folder /data").is_some() && at(&open, "make folder /w").is_some());
+        assert_eq!(at(&open, "bind /root/data to /data"), None);
+        let closed = words(true);
+        assert!(at(&closed, "bind /root/data to /data") < at(&closed, "change the mount at /"));
+        assert!(at(&closed, "bind /root/data to /data") > at(&closed, "make folder /data"));
+    }
+
+    #[test]
     fn refuses_what_the_guest_could_not_take() {
         let with = |change: fn(&mut Process)| {
             let mut spec = spec();
@@ -365,6 +439,7 @@ mod tests {
         assert!(with(|p| p.arguments.push(b"a\0b".to_vec())).contains("NUL"));
         assert!(with(|p| p.environment = vec![b"A=1".to_vec(); 5000]).contains("4096"));
         assert!(with(|p| p.environment = vec![vec![b'x'; 600 << 10]]).contains("too long"));
+        assert!(with(|p| p.groups = vec![1; 65]).contains("64 groups"));
         assert!(with(|p| p.directory = b"relative".to_vec()).contains("absolute"));
         assert!(with(|p| p.hostname = "x".repeat(65)).contains("64 bytes"));
     }

@@ -25,6 +25,10 @@ pub struct Spec {
     pub rootfs: Rootfs,
     /// Gives the command a read-only root instead of one whose changes are forgotten.
     pub read_only: bool,
+    /// Folders of the root that are made if they are not there.
+    pub folders: Vec<Vec<u8>>,
+    /// Folders of the root that the command may write to even if it is read-only. Absolute, and free of symbolic links.
+    pub writable: Vec<Vec<u8>>,
     /// Folders and files of the host's that the guest sees. What it does with them, programs say.
     pub shares: Vec<Share>,
     /// Where the command finds shares.
@@ -75,7 +79,7 @@ pub enum Cache {
 pub struct Volume {
     /// The index of the share.
     pub share: usize,
-    /// Where it is mounted, an absolute path. What is missing of it is made.
+    /// Where it is mounted, an absolute path. What is missing of it is made, as a folder or a file, whichever the share is.
     pub target: Vec<u8>,
 }
 
@@ -92,10 +96,14 @@ pub struct Process {
     pub uid: u32,
     /// Group id in the guest.
     pub gid: u32,
+    /// Further groups, at most 64.
+    pub groups: Vec<u32>,
     /// The guest's host name.
     pub hostname: String,
     /// How its standard streams look.
     pub streams: Streams,
+    /// The signal that it gets for a `SIGTERM`, if not that: 1 to 64.
+    pub stop_signal: Option<u8>,
 }
 
 /// How a command's standard streams look. The bytes come from and go to the sandbox process's own.

@@ -69,10 +69,14 @@ pub(super) fn split_option(option: &CStr) -> Result<Option<(Text<NAME_ROOM>, &CS
     Ok(Some((Text::join(&[key])?, value)))
 }
 
+fn without_trailing_slashes(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    path.get(..end).unwrap_or_default()
+}
+
 /// A path without trailing slashes, as the folder that holds it and its name there.
 fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
-    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
-    let path = path.get(..end).unwrap_or_default();
+    let path = without_trailing_slashes(path);
     let name = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     path.split_at(name)
 }
@@ -90,7 +94,8 @@ pub(super) fn make_directory<K: Kernel>(
     path: &CStr,
     mode: u32,
 ) -> Result<(), Fault> {
-    let path = path.to_bytes();
+    // What ends with slashes ends with the component before them.
+    let path = without_trailing_slashes(path.to_bytes());
     match open_folder(kernel, root, path) {
         Ok(_) => return Ok(()),
         Err(Errno::NOENT) => {}

@@ -342,7 +342,7 @@ fn folders_are_made_from_the_first_that_is_missing() {
             "open own:/a/b/c Directory",
             "open own:/a/b Directory",
             "mkdir own:/a/b c 1777",
-            "open own:/a/b/c Directory",
+            // And no folder without a name, for the slash at the end.
             "open own:/a/b/c Directory",
         ]
     );

@@ -79,6 +79,10 @@ pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -
     supervisor.booted.vm.stop();
     let milestones = supervisor.booted.milestones.lock().unwrap_or_else(PoisonError::into_inner);
     supervisor.timeline.marks.extend_from_slice(&milestones.marks);
+    drop(milestones);
+    // Stopped, but not taken apart: that waits for grace periods of the host's kernel, tens of milliseconds on many hosts. The end
+    // of this process does the same, after everybody who waits has got an answer.
+    std::mem::forget(supervisor.booted);
     result
 }
 
@@ -225,7 +229,8 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Phase::Running => {
-                let number = u8::try_from(signal as i32).unwrap_or(0);
+                let stop = self.spec.process.stop_signal.filter(|_| signal == Signal::SIGTERM);
+                let number = stop.unwrap_or_else(|| u8::try_from(signal as i32).unwrap_or(0));
                 let request = mote_protocol::Signal { process: COMMAND, signal: number };
                 self.booted.agent.send(&[Request::Signal(request)]).map(|_| ())
             }

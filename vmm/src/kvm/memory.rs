@@ -80,6 +80,10 @@ impl Mapping {
         }
         // SAFETY: the range is ours; the advice changes no contents. Hosts without huge pages refuse it, which is fine.
         let _ = unsafe { madvise(start, len, MmapAdvise::MADV_HUGEPAGE) };
+        // What a guest has in its memory does not belong into a core file of the host's. It is also what tells guest RAM from
+        // everything else in `/proc/PID/smaps`.
+        // SAFETY: as above.
+        unsafe { madvise(start, len, MmapAdvise::MADV_DONTDUMP) }?;
         Ok(Self { start, len })
     }
 

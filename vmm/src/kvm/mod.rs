@@ -12,6 +12,7 @@ mod device_loop;
 mod ending;
 mod memory;
 pub mod probe;
+mod statistics;
 mod vcpu;
 
 use std::{
@@ -25,7 +26,10 @@ use kvm_ioctls::{Cap, IoEventAddress, VmFd};
 use vm_memory::{GuestMemory, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use self::{bus::Bus, device_loop::DeviceLoop, ending::Ending, memory::GuestRam, vcpu::VcpuThread};
+use self::{
+    bus::Bus, device_loop::DeviceLoop, ending::Ending, memory::GuestRam, statistics::Statistics,
+    vcpu::VcpuThread,
+};
 use crate::{
     Config, Error, Exit, Hypervisor, Milestone, Vm,
     arch::{self, layout},
@@ -128,8 +132,17 @@ impl Hypervisor for Kvm {
             vcpus.push(fd);
         }
 
-        let mut running =
-            KvmVm { _vm: vm, ram, ending, log: config.log, vcpus: Vec::new(), device_loops: Vec::new() };
+        // Costs a few system calls, so only for those who look.
+        let counts = tracing::enabled!(tracing::Level::DEBUG).then(|| Statistics::of(&vm, &vcpus));
+        let mut running = KvmVm {
+            _vm: vm,
+            ram,
+            ending,
+            log: config.log,
+            vcpus: Vec::new(),
+            device_loops: Vec::new(),
+            counts,
+        };
         for (name, device_loop) in device_loops {
             running.device_loops.push(device_loop.spawn(name)?);
         }
@@ -203,6 +216,8 @@ struct KvmVm {
     ram: GuestRam,
     ending: Arc<Ending>,
     log: crate::KernelLog,
+    /// Logged once, when the VM stops.
+    counts: Option<Statistics>,
 }
 
 impl Vm for KvmVm {
@@ -221,6 +236,9 @@ impl Vm for KvmVm {
     }
 
     fn stop(&mut self) {
+        if let Some(counts) = self.counts.take() {
+            counts.log();
+        }
         self.ending.record(Exit::Stopped);
         for vcpu in &self.vcpus {
             vcpu.kick();

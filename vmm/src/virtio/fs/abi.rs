@@ -79,7 +79,6 @@ pub(super) mod init {
     pub(in super::super) const POSIX_ACL: u64 = 1 << 20;
     pub(in super::super) const MAX_PAGES: u64 = 1 << 22;
     pub(in super::super) const CACHE_SYMLINKS: u64 = 1 << 23;
-    pub(in super::super) const SUBMOUNTS: u64 = 1 << 27;
     pub(in super::super) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(in super::super) const SETXATTR_EXT: u64 = 1 << 29;
     pub(in super::super) const INIT_EXT: u64 = 1 << 30;
@@ -119,8 +118,6 @@ pub(super) const OPEN_KILL_SUIDGID: u32 = 1;
 pub(super) const SETXATTR_KILL_SGID: u32 = 1;
 /// An `FSYNC` is about data only.
 pub(super) const FSYNC_DATA_ONLY: u32 = 1;
-/// A folder where another file system begins.
-pub(super) const ATTR_SUBMOUNT: u32 = 1;
 
 /// What every request begins with.
 #[derive(Debug, Clone, Copy)]
@@ -237,7 +234,7 @@ impl Reply {
     }
 
     /// `fuse_attr`.
-    pub(super) fn attributes(&mut self, stat: &Stat, flags: u32) {
+    pub(super) fn attributes(&mut self, stat: &Stat) {
         let raw = stat.raw();
         self.u64(raw.stx_ino);
         self.u64(raw.stx_size);
@@ -255,25 +252,25 @@ impl Reply {
         self.u32(raw.stx_gid);
         self.u32(device_number(raw.stx_rdev_major, raw.stx_rdev_minor));
         self.u32(raw.stx_blksize);
-        self.u32(flags);
+        self.u32(0);
     }
 
     /// `fuse_attr_out`.
-    pub(super) fn attributes_for(&mut self, valid_seconds: u64, stat: &Stat, flags: u32) {
+    pub(super) fn attributes_for(&mut self, valid_seconds: u64, stat: &Stat) {
         self.u64(valid_seconds);
         self.u64(0);
-        self.attributes(stat, flags);
+        self.attributes(stat);
     }
 
     /// `fuse_entry_out`.
-    pub(super) fn entry(&mut self, node: u64, valid_seconds: u64, stat: &Stat, flags: u32) {
+    pub(super) fn entry(&mut self, node: u64, valid_seconds: u64, stat: &Stat) {
         self.u64(node);
         // Nodes' numbers are never used twice.
         self.u64(0);
         self.u64(valid_seconds);
         self.u64(valid_seconds);
         self.u64(0);
-        self.attributes(stat, flags);
+        self.attributes(stat);
     }
 
     /// `fuse_open_out`.

@@ -76,7 +76,7 @@ impl Server {
         };
         let valid = self.share_of(node)?.valid();
         let stat = self.shown(&stat);
-        self.reply.attributes_for(valid, &stat, 0);
+        self.reply.attributes_for(valid, &stat);
         Ok(Done::Reply)
     }
 

@@ -14,7 +14,7 @@ use super::{
     abi::{self, Fields, Header},
     handles::Handle,
     host::{self, Result},
-    server::{Call, Done, Server},
+    server::{Call, Done, MAX_DATA, Server},
 };
 use crate::virtio::queue::transfer::{self, Vector};
 
@@ -115,7 +115,7 @@ impl Server {
             }
         }
         let (node, stat) = self.nodes.add_unnamed(share, &file)?;
-        self.reply_entry(node, valid, &stat, false);
+        self.reply_entry(node, valid, &stat);
         self.reply_opened(node, file, cache);
         Ok(Done::Reply)
     }
@@ -138,7 +138,7 @@ impl Server {
         let (handle, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
         let file = self.handles.file(handle, call.header.node)?.as_fd();
         let room = call.chain.writable.len().checked_sub(abi::OUT_HEADER).ok_or(Errno::EIO)?;
-        let len = usize::try_from(size).unwrap_or(usize::MAX).min(room);
+        let len = usize::try_from(size.min(MAX_DATA)).unwrap_or(usize::MAX).min(room);
         vector.clear();
         call.chain.writable.gather(call.memory, abi::OUT_HEADER, len, vector);
         repeat(vector, offset, |vector, offset| transfer::read_at(file, vector, offset)).map(Done::Data)
@@ -156,7 +156,7 @@ impl Server {
         let flags = OFlag::from_bits_truncate(fields.u32()?.cast_signed());
         let file = self.handles.file(handle, call.header.node)?.as_fd();
         let len = call.chain.readable.len().checked_sub(abi::WRITE_HEADER).ok_or(Errno::EIO)?;
-        if usize::try_from(size) != Ok(len) {
+        if size > MAX_DATA || usize::try_from(size) != Ok(len) {
             return Err(Errno::EIO);
         }
         if write_flags & abi::WRITE_KILL_SUIDGID != 0 {

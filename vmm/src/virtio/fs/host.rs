@@ -42,10 +42,6 @@ impl Stat {
         self.mode() & libc::S_IFMT
     }
 
-    pub(super) fn is_folder(&self) -> bool {
-        self.kind() == libc::S_IFDIR
-    }
-
     /// The folder that the shares are in.
     pub(super) fn of_shares_folder() -> Self {
         // SAFETY: all zeroes are a valid `statx`.
@@ -64,6 +60,12 @@ impl Stat {
         Self(stat)
     }
 
+    /// With another inode number.
+    pub(super) fn numbered(mut self, number: u64) -> Self {
+        self.0.stx_ino = number;
+        self
+    }
+
     pub(super) fn device(&self) -> u64 {
         libc::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)
     }
@@ -74,6 +76,8 @@ impl Stat {
 pub(super) fn enter(descriptors: BorrowedFd<'_>) -> Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
     nix::unistd::fchdir(descriptors)?;
+    // A file that would grow beyond the process's limit is an error to the guest, and not the end of the process.
+    nix::sys::signal::SigSet::from(nix::sys::signal::Signal::SIGXFSZ).thread_block()?;
     nix::sys::stat::umask(Mode::empty());
     Ok(())
 }

@@ -172,6 +172,7 @@ impl Server {
             }
             None => return Ok(Done::Reply),
         };
+        let device = self.nodes.device(header.node)?;
         while let Some(entry) =
             self.handles.folder(handle, header.node)?.map(Folder::peek).transpose()?.flatten()
         {
@@ -183,7 +184,8 @@ impl Server {
             if plus {
                 self.describe(header.node, file.as_fd(), &entry);
             }
-            self.reply.folder_entry(entry.number, entry.next, entry.kind, name);
+            let number = self.shown_number(device, entry.number);
+            self.reply.folder_entry(number, entry.next, entry.kind, name);
             if let Some(folder) = self.handles.folder(handle, header.node)? {
                 folder.advance();
             }
@@ -204,8 +206,7 @@ impl Server {
         match looked_up {
             Ok((node, stat)) => {
                 let valid = self.share_of(folder).map_or(0, super::server::Shared::valid);
-                let boundary = self.nodes.is_boundary(folder, &stat);
-                self.reply_entry(node, valid, &stat, boundary);
+                self.reply_entry(node, valid, &stat);
             }
             Err(_) => self.reply.zeros(abi::ENTRY),
         }

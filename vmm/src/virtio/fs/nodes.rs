@@ -160,12 +160,9 @@ impl Nodes {
         Ok(self.node(number)?.identity.kind)
     }
 
-    /// Whether what was found in a folder lies on another file system, or another mount, than the folder.
-    pub(super) fn is_boundary(&self, folder: u64, stat: &Stat) -> bool {
-        let inside = |node: &Node| {
-            (node.identity.device, node.identity.mount) == (stat.device(), stat.raw().stx_mnt_id)
-        };
-        self.by_number.get(&folder).is_some_and(|node| !inside(node))
+    /// The device that a node's file lies on.
+    pub(super) fn device(&self, number: u64) -> Result<u64> {
+        Ok(self.node(number)?.identity.device)
     }
 
     /// The guest gets the number of what was found under a name.

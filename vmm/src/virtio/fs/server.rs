@@ -26,11 +26,14 @@ use crate::{
 
 /// The longest request, apart from the data of a write: the longest extended attribute with its name, and room to spare.
 const MAX_REQUEST: usize = 72 << 10;
-/// The most data that a request reads or writes, in pages.
+/// The most data that a request reads or writes, in pages and in bytes.
 const MAX_PAGES: u16 = 256;
-const PAGE: u32 = 4096;
+pub(super) const MAX_DATA: u32 = 4096 * MAX_PAGES as u32;
 /// How many requests that nobody waits for the guest may have on their way.
 const MAX_BACKGROUND: u16 = 64;
+/// How many bits of inode numbers file systems use, and how many file systems the other bits tell apart.
+const NUMBER_BITS: u32 = 48;
+const MAX_DEVICES: usize = 1 << 12;
 /// How long the guest keeps what nobody else changes, in seconds.
 const FOR_LONG: u64 = 24 * 3600;
 
@@ -67,6 +70,8 @@ pub(super) struct Server {
     /// The user and the group of files that this process makes.
     ids: (u32, u32),
     umask: u32,
+    /// The file systems that the guest has seen, for [`shown_number`](Self::shown_number).
+    devices: Vec<u64>,
     /// What the guest and we agreed on.
     pub(super) features: u64,
 }
@@ -102,6 +107,7 @@ impl Server {
             entered: false,
             ids: host::own_ids(),
             umask: 0,
+            devices: Vec::new(),
             features: 0,
         })
     }
@@ -261,7 +267,7 @@ impl Server {
         reply.u32(low);
         reply.u16(MAX_BACKGROUND);
         reply.u16(MAX_BACKGROUND / 4 * 3);
-        reply.u32(u32::from(MAX_PAGES) * PAGE);
+        reply.u32(MAX_DATA);
         // Times are exact to the nanosecond.
         reply.u32(1);
         reply.u16(MAX_PAGES);
@@ -282,7 +288,6 @@ impl Server {
             | init::PARALLEL_DIROPS
             | init::POSIX_ACL
             | init::MAX_PAGES
-            | init::SUBMOUNTS
             | init::HANDLE_KILLPRIV_V2
             | init::SETXATTR_EXT
             | init::INIT_EXT
@@ -319,9 +324,9 @@ impl Server {
                     None => return Err(Errno::ENOENT),
                 };
                 let stat = self.nodes.stat(root)?;
-                self.reply_entry(root, valid, &stat, true);
+                self.reply_entry(root, valid, &stat);
             }
-            opcode::GETATTR => self.reply.attributes_for(FOR_LONG, &Stat::of_shares_folder(), 0),
+            opcode::GETATTR => self.reply.attributes_for(FOR_LONG, &Stat::of_shares_folder()),
             opcode::OPENDIR => {
                 self.handles.check_room()?;
                 let handle = self.handles.add(super::handles::Handle::Shares);
@@ -346,13 +351,10 @@ impl Server {
         self.share(self.nodes.share(node)?)
     }
 
-    /// Tells the guest of a file. A folder on another file system than its own becomes a mount there, so that the numbers of the
-    /// two are never mixed up.
-    pub(super) fn reply_entry(&mut self, node: u64, valid: u64, stat: &Stat, boundary: bool) {
-        let mount = boundary && stat.is_folder() && self.features & init::SUBMOUNTS != 0;
-        let flags = if mount { abi::ATTR_SUBMOUNT } else { 0 };
+    /// Tells the guest of a file.
+    pub(super) fn reply_entry(&mut self, node: u64, valid: u64, stat: &Stat) {
         let stat = self.shown(stat);
-        self.reply.entry(node, valid, &stat, flags);
+        self.reply.entry(node, valid, &stat);
     }
 
     /// Whether this process may give files away. If not, all that it makes is its own.
@@ -361,8 +363,23 @@ impl Server {
     }
 
     /// How a file looks to the guest: to a server that is not root, its own files are root's, and those of others nobody's.
-    pub(super) fn shown(&self, stat: &Stat) -> Stat {
-        if self.gives_files_away() { *stat } else { stat.as_seen_by(self.ids) }
+    pub(super) fn shown(&mut self, stat: &Stat) -> Stat {
+        let stat = stat.numbered(self.shown_number(stat.device(), stat.raw().stx_ino));
+        if self.gives_files_away() { stat } else { stat.as_seen_by(self.ids) }
+    }
+
+    /// The inode number that the guest sees. To it, everything that is shared lies on one file system: what lies on several is told
+    /// apart by the upper bits, which real numbers leave alone.
+    pub(super) fn shown_number(&mut self, device: u64, number: u64) -> u64 {
+        let known = self.devices.iter().position(|known| *known == device);
+        let index = known.unwrap_or_else(|| {
+            // Beyond that, two files may look the same.
+            if self.devices.len() < MAX_DEVICES {
+                self.devices.push(device);
+            }
+            self.devices.len() - 1
+        });
+        number ^ (index as u64) << NUMBER_BITS
     }
 
     /// The user and the group that own what this process makes.
@@ -391,8 +408,7 @@ impl Server {
         match host::stat_at(fd.as_fd(), name) {
             Ok(stat) => {
                 let node = self.nodes.look_up(folder, name, &stat)?;
-                let boundary = self.nodes.is_boundary(folder, &stat);
-                self.reply_entry(node, valid, &stat, boundary);
+                self.reply_entry(node, valid, &stat);
                 Ok(Done::Reply)
             }
             // That there is nothing may be remembered, too.
