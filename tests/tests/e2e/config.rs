@@ -252,9 +252,7 @@ fn give(path: &Path, uid: u32, gid: u32) {
 fn a_user_namespace_has_its_own_root() {
     let folder = temporary();
     root(&folder.path().join("rootfs"));
-    let chown =
-        Command::new("chown").args(["-R", "5000:6000", &text(&folder.path().join("rootfs"))]).status();
-    assert!(chown.unwrap().success());
+    give(&folder.path().join("rootfs"), 5000, 6000);
     let config = Config {
         script: "echo id $(id -u):$(id -g); echo map $(cat /proc/self/uid_map); echo kept $(stat -c %u:%g /etc/kept); \
                  echo x > /new; echo new $(stat -c %u:%g /new); hostname other; echo named $(hostname); mount -t tmpfs none /tmp; echo mounted $?; \
