@@ -5,8 +5,10 @@ PREFIX ?= /usr/local
 TARGET := target/x86_64-unknown-linux-gnu/release
 MOTE := target/bin/mote
 LIB := target/lib/mote
+BENCH := cargo run --quiet --release --locked -p mote-tests --bin bench --
+BASELINE := tests/baseline.json
 
-.PHONY: all run test check-deps kernel rootfs build lab bench fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fmt lint install clean help
 
 all: build
 
@@ -41,8 +43,14 @@ lab: build ## Open the lab, a machine with KVM, or run CMD in it
 	    --file $(LIB)/rootfs.erofs:/usr/lib/mote/rootfs.erofs \
 	    $(if $(filter command\ line,$(origin CMD)),-- sh -c '$(subst ','\'',$(CMD))')
 
-bench: build ## Measure boot times and memory in the lab
-	cargo run --quiet --release --locked -p mote-tests --bin bench -- $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+bench: build ## Measure boot times, memory and throughput in the lab, and show them beside their limits
+	$(BENCH) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+
+bench-gate: build ## Fail if a figure of the lab is more than 3 % worse than in the baseline
+	$(BENCH) --gate $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+
+bench-baseline: build ## Make the lab's figures of now the baseline; commit it with the reason
+	$(BENCH) --update $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 
 fmt: ## Format the source
 	cargo fmt
