@@ -97,6 +97,11 @@ pub(crate) struct RunOptions {
     /// The source is never changed. Default: a small one with busybox.
     #[arg(long, value_name = "PATH")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// Run the container of an OCI bundle: a folder with a config.json and a root file system.
+    ///
+    /// The configuration says everything about the machine and the command.
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "command", "volume", "tty"])]
+    pub(crate) bundle: Option<PathBuf>,
     /// What becomes of a folder given as --rootfs.
     #[arg(long, value_name = "MODE", default_value = "image")]
     pub(crate) rootfs_mode: RootfsMode,
@@ -150,7 +155,7 @@ pub(crate) struct RunOptions {
           default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
     pub(crate) timeline: Option<LogFormat>,
     /// The command, after `--`, and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "bundle", value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

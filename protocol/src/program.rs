@@ -113,7 +113,7 @@ pub enum Operation<'a> {
     /// [`Start`](crate::Request::Start).
     Await,
     /// Enters namespaces of another process of the host's, with the root that it has there: `setns(2)`. Only
-    /// [`WriteFile`](Self::WriteFile) may stand before it. Its PID namespace is entered by forking; the process stays a child of
+    /// [`WriteFile`](Self::WriteFile), [`WriteProc`](Self::WriteProc) and [`GiveStreams`](Self::GiveStreams) may stand before it. Its PID namespace is entered by forking; the process stays a child of
     /// the agent's.
     Join {
         /// Whose.

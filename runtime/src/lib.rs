@@ -32,6 +32,7 @@ mod choice;
 mod clock;
 mod error;
 mod lifeline;
+pub mod oci;
 mod program;
 mod sandbox;
 pub mod shares;
@@ -44,6 +45,7 @@ pub use assets::{agent_size, default_rootfs, initrd, kernel, meter, meter_initrd
 pub use caller::{Outcome, run};
 pub use choice::{HypervisorChoice, hypervisor, qemu_available};
 pub use error::{Error, Failure, Kind};
+pub use program::Program;
 pub use sandbox::{LIFELINE_FD, main as sandbox_main};
 pub use spec::{Cache, Process, Rootfs, Share, Spec, Streams, Volume};
 pub use timeline::{Mark, Timeline};

@@ -7,6 +7,7 @@ mod describe;
 
 use std::ffi::{CStr, CString};
 
+use describe::describe;
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
 use self::describe::describe;
@@ -62,20 +63,33 @@ const DEV_LINKS: &[(&CStr, &CStr)] = &[
 ];
 
 /// A compiled program.
-pub(crate) struct Program(Vec<u8>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(Vec<u8>);
 
 impl Program {
+    /// A program that was compiled before.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The program as the guest gets it.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
+        if let Some(program) = &spec.program {
+            return Ok(Self::from_bytes(program.clone()));
+        }
         let strings = Strings::of(spec)?;
-        let mut buf = vec![0; limits::MAX_REQUEST];
-        let mut writer = ProgramWriter::new(&mut buf);
-        let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
+        let mut builder = Builder::new();
+        let mut push = |operation: Operation<'_>| builder.push(operation);
         root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
-        let used = writer.finish().as_bytes().len();
-        buf.truncate(used);
-        Ok(Self(buf))
+        Ok(builder.finish())
     }
 
     pub(crate) fn operations(&self) -> Operations<'_> {
@@ -91,8 +105,39 @@ impl Program {
     }
 }
 
-fn too_long() -> Error {
-    Error::new(Kind::Process, "the command line and the environment together are too long (limit: 512 KiB)")
+/// A program that grows by one operation after the other.
+pub(crate) struct Builder {
+    buf: Vec<u8>,
+    used: usize,
+}
+
+impl Builder {
+    /// An empty program.
+    pub(crate) fn new() -> Self {
+        Self { buf: vec![0; limits::MAX_REQUEST], used: 0 }
+    }
+
+    /// Appends an operation.
+    ///
+    /// # Errors
+    /// The program is longer than one request can be.
+    pub(crate) fn push(&mut self, operation: Operation<'_>) -> Result<(), Error> {
+        let mut writer = ProgramWriter::new(&mut self.buf[self.used..]);
+        writer.push(&operation).map_err(|_| {
+            Error::new(
+                Kind::Process,
+                "the command line, the environment and all else that was asked for are too long together (limit: 512 KiB)",
+            )
+        })?;
+        self.used += writer.finish().as_bytes().len();
+        Ok(())
+    }
+
+    /// The program.
+    pub(crate) fn finish(mut self) -> Program {
+        self.buf.truncate(self.used);
+        Program(self.buf)
+    }
 }
 
 /// Puts the root together and enters it.
@@ -277,6 +322,7 @@ mod tests {
             shares: Vec::new(),
             volumes: Vec::new(),
             console: None,
+            program: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
                 environment: vec![b"A=1".to_vec()],

@@ -33,6 +33,8 @@ pub struct Spec {
     pub console: Option<PathBuf>,
     /// The command.
     pub process: Process,
+    /// The program that starts it, if that is another than one that is compiled from all this.
+    pub program: Option<Vec<u8>>,
 }
 
 /// What a command has as its root. It never changes: what the command writes goes to memory, and is forgotten.

@@ -86,7 +86,10 @@ pub fn wire_errno(errno: Errno) -> u16 {
 /// The process whose namespaces a program joins, if it does.
 #[must_use]
 pub fn joins(program: Operations<'_>) -> Option<ProcessId> {
-    let mut program = program.skip_while(|operation| matches!(operation, Ok(Operation::WriteFile { .. })));
+    let mut program = program.skip_while(|operation| {
+        use Operation::{GiveStreams, WriteFile, WriteProc};
+        matches!(operation, Ok(WriteFile { .. } | WriteProc { .. } | GiveStreams { .. }))
+    });
     match program.next() {
         Some(Ok(Operation::Join { process, .. })) => Some(process),
         _ => None,

@@ -92,13 +92,15 @@ pub(crate) struct Command {
     pub(crate) environment: Vec<String>,
     pub(crate) streams: [bool; 3],
     pub(crate) terminal: Option<WindowSize>,
+    /// Whether it waits before it begins, after a look at whether the program is there.
+    pub(crate) gate: bool,
 }
 
 impl Command {
     pub(crate) fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment = vec!["PATH=/usr/bin:/bin".to_owned()];
-        Self { arguments, environment, streams: [true; 3], terminal: None }
+        Self { arguments, environment, streams: [true; 3], terminal: None, gate: false }
     }
 
     pub(crate) fn shell(script: &str) -> Self {
@@ -269,6 +271,12 @@ impl Host {
         let mut program = vec![0; 64 * 1024];
         let (arguments, environment) = (strings(&command.arguments), strings(&command.environment));
         let mut writer = ProgramWriter::new(&mut program);
+        if command.gate {
+            let name = CString::new(command.arguments[0].as_str()).unwrap();
+            let path = c"/usr/bin:/bin".into();
+            writer.push(&Operation::CheckExecutable { name: name.as_c_str().into(), path }).unwrap();
+            writer.push(&Operation::Await).unwrap();
+        }
         writer
             .push(&Operation::Exec {
                 arguments: StrList::from_bytes(&arguments).unwrap(),

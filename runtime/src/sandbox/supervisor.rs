@@ -146,7 +146,8 @@ impl Supervisor<'_> {
                     heard.push(Heard::Exited(exited.status, exited.at_ns));
                 }
                 Event::Failed(failed) => heard.push(Heard::Failed(describe(program, &failed), failed.code)),
-                Event::Exited(_) | Event::Done(()) | Event::Created(_) | Event::Contents(_) => {}
+                Event::Created(_) => heard.push(Heard::Created),
+                Event::Exited(_) | Event::Done(()) | Event::Contents(_) => {}
             }
             Ok(())
         });
@@ -168,6 +169,12 @@ impl Supervisor<'_> {
                 self.phase = Phase::Running;
                 Ok(())
             }
+            // Nobody but us decides when it begins.
+            (Heard::Created, Phase::Starting(_)) => {
+                let id = self.booted.agent.send(&[Request::Start(COMMAND)])?;
+                self.phase = Phase::Starting(id);
+                Ok(())
+            }
             (Heard::Exited(status, at), Phase::Running) => {
                 self.timeline.add(Mark::CommandEnded, self.on_host_scale(at));
                 self.phase = Phase::Ended(match status {
@@ -182,7 +189,7 @@ impl Supervisor<'_> {
                 tracing::debug!(?phase, ?code, "the agent refused a request: {message}");
                 Ok(())
             }
-            (Heard::Hello(_) | Heard::Started(_) | Heard::Exited(..), phase) => {
+            (Heard::Hello(_) | Heard::Created | Heard::Started(_) | Heard::Exited(..), phase) => {
                 Err(Error::new(Kind::Guest, format!("the guest's agent spoke out of turn ({phase:?})")))
             }
         }
@@ -262,6 +269,7 @@ struct Ready {
 /// An event without what it borrowed.
 enum Heard {
     Hello(Hello),
+    Created,
     Started(u64),
     Exited(ExitStatus, u64),
     Failed(String, ErrorCode),

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod command;
+mod config;
 mod death;
 mod hostile;
 mod machine;
