@@ -8,6 +8,7 @@ use mote_runtime::HypervisorChoice;
 use crate::{
     bench::args::BenchVerb,
     memory::MemorySize,
+    oci::args::{ContainerVerb, Creation},
     volume::{self, VolumeOption},
 };
 
@@ -16,10 +17,12 @@ use crate::{
 /// Every command gets its own kernel, on a tiny virtual machine that starts in milliseconds. What it does to its files is
 /// forgotten when it ends.
 #[derive(Debug, Parser)]
-#[command(name = "mote", version, propagate_version = false, max_term_width = 100)]
+#[command(name = "mote", disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) log: LogOptions,
+    #[command(flatten)]
+    pub(crate) global: GlobalOptions,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -38,6 +41,42 @@ pub(crate) struct LogOptions {
     pub(crate) debug: bool,
 }
 
+/// What engines say before the verb.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalOptions {
+    /// Where the state of containers lies. Default: /run/mote; without privileges, $XDG_RUNTIME_DIR/mote.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) root: Option<PathBuf>,
+    /// A container's cgroupsPath has systemd's form, slice:prefix:name.
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
+    /// Go on without a cgroup on the host if none can be made.
+    #[arg(long = "rootless", id = "without_privileges", value_name = "WHEN", default_value = "auto")]
+    pub(crate) rootless: Rootless,
+    /// Accepted for compatibility.
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    pub(crate) criu: Option<PathBuf>,
+    /// What runs containers' machines; `run` has an option of its own.
+    #[arg(long = "container-hypervisor", global = true, value_name = "NAME", default_value = "auto")]
+    container_hypervisor: HypervisorName,
+}
+
+impl GlobalOptions {
+    pub(crate) fn hypervisor(&self) -> HypervisorChoice {
+        self.container_hypervisor.into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    /// Always
+    True,
+    /// Never
+    False,
+    /// If mote has no privileges
+    Auto,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// key=value
@@ -51,6 +90,8 @@ pub(crate) enum Verb {
     /// Run a command in a new virtual machine.
     #[command(after_long_help = RUN_HELP)]
     Run(Box<RunOptions>),
+    #[command(flatten)]
+    Container(ContainerVerb),
     /// Say what this host can do, and what to do about what is missing.
     Check,
     /// Measure: how fast machines start, what they weigh, how fast bytes move.
@@ -154,6 +195,20 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
           default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
     pub(crate) timeline: Option<LogFormat>,
+    /// With --bundle: do not wait for the container's end.
+    #[arg(short, long, requires = "bundle")]
+    pub(crate) detach: bool,
+    /// With --bundle: do not remove the container at its end.
+    #[arg(long, requires = "bundle")]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) creation: Creation,
+    /// Accepted for compatibility.
+    #[arg(long, hide = true)]
+    pub(crate) no_subreaper: bool,
+    /// With --bundle: the container's id. Default: one that nobody else has.
+    #[arg(value_name = "CONTAINER", requires = "bundle")]
+    pub(crate) id: Option<String>,
     /// The command, after `--`, and its arguments.
     #[arg(last = true, required_unless_present = "bundle", value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,

@@ -9,10 +9,7 @@ use std::{
 };
 
 use mote_rootfs_builder::{Store, image};
-use mote_runtime::{
-    Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline,
-    oci::{Bundle, OCI_VERSION, compile},
-};
+use mote_runtime::{Cache, Error, Kind, Machine, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
     args::{LogFormat, LogOptions, RootfsMode, RunOptions},
@@ -55,10 +52,6 @@ fn sandbox_arguments(log: &LogOptions) -> Vec<OsString> {
 }
 
 fn spec(options: RunOptions) -> Result<Spec, Error> {
-    if let Some(bundle) = &options.bundle {
-        let bundle = Bundle::load(bundle)?;
-        return bundle_spec(&bundle, options);
-    }
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
     {
@@ -76,17 +69,19 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
     volume::complete(options.volume, &mut shares, &mut volumes)?;
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
     Ok(Spec {
-        hypervisor: options.hypervisor.into(),
-        vcpus: options.cpus,
-        memory: options.memory.bytes(),
-        kernel: mote_runtime::kernel(options.kernel.as_deref())?,
-        initrd: options.initrd,
-        kernel_options: options.kernel_options,
-        rootfs,
+        machine: Machine {
+            hypervisor: options.hypervisor.into(),
+            vcpus: options.cpus,
+            memory: options.memory.bytes(),
+            kernel: mote_runtime::kernel(options.kernel.as_deref())?,
+            initrd: options.initrd,
+            kernel_options: options.kernel_options,
+            rootfs,
+            shares,
+            console: options.console,
+        },
         read_only: options.read_only,
-        shares,
         volumes,
-        console: options.console,
         process: Process {
             arguments: options.command.into_iter().map(OsString::into_vec).collect(),
             environment,
@@ -96,53 +91,7 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
             hostname: options.hostname,
             streams,
         },
-        program: None,
     })
-}
-
-/// The container of a bundle, with its terminal as ours.
-fn bundle_spec(bundle: &Bundle, options: RunOptions) -> Result<Spec, Error> {
-    let size = bundle.size();
-    let terminal = bundle.spec().process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-    if terminal && !std::io::stdin().is_terminal() {
-        return Err(Error::new(Kind::Process, "process.terminal: standard input is not a terminal"));
-    }
-    Ok(Spec {
-        hypervisor: options.hypervisor.into(),
-        vcpus: size.vcpus,
-        memory: size.memory,
-        kernel: mote_runtime::kernel(options.kernel.as_deref())?,
-        initrd: options.initrd,
-        kernel_options: options.kernel_options,
-        rootfs: Rootfs::Share(0),
-        read_only: false,
-        shares: bundle.shares()?,
-        volumes: Vec::new(),
-        console: options.console,
-        process: Process {
-            arguments: Vec::new(),
-            environment: Vec::new(),
-            directory: b"/".to_vec(),
-            uid: 0,
-            gid: 0,
-            hostname: String::new(),
-            streams: if terminal { Streams::Terminal } else { Streams::Pipes },
-        },
-        program: Some(compile::container(bundle, &state(bundle))?.into_bytes()),
-    })
-}
-
-/// The container's state, for hooks: without an id, because nobody else ever asks for it.
-fn state(bundle: &Bundle) -> Vec<u8> {
-    serde_json::json!({
-        "ociVersion": OCI_VERSION,
-        "id": "",
-        "status": "created",
-        "pid": std::process::id(),
-        "bundle": bundle.path(),
-    })
-    .to_string()
-    .into_bytes()
 }
 
 /// What the command gets as its root: a folder is packed into the store, or shared; a file is used as it is.

@@ -5,6 +5,9 @@
 mod bad_input;
 mod command;
 mod config;
+mod container;
+mod container_death;
+mod container_terminal;
 mod death;
 mod hostile;
 mod machine;
