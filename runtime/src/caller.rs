@@ -2,13 +2,10 @@
 
 use std::{
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{
-            net::UnixStream,
-            process::{CommandExt, ExitStatusExt},
-        },
+        fd::AsFd,
+        unix::{net::UnixStream, process::ExitStatusExt},
     },
-    process::{Child, Command, ExitStatus},
+    process::{Child, ExitStatus},
 };
 
 use nix::{
@@ -21,10 +18,11 @@ use nix::{
 use crate::{
     Error,
     error::{Kind, errno, host},
-    lifeline::{self, Report},
-    sandbox::LIFELINE_FD,
+    launch::{Inheritance, Launched, launch},
+    lifeline::{self, Go, News, Order, Report},
+    program::Program,
     signals::Signals,
-    spec::{Spec, Streams},
+    spec::{Network, Spec, Streams, Terminal},
     terminal::Restore,
     timeline::Timeline,
 };
@@ -60,17 +58,25 @@ fn run_inner(
     leaving: &mut Option<Child>,
 ) -> Result<u8, Error> {
     let signals = Signals::take(&[Signal::SIGWINCH])?;
+    let program = Program::compile(spec)?;
     let stdin = std::io::stdin();
-    let terminal = match spec.process.streams {
-        Streams::Terminal => Some(Restore::later(stdin.as_fd())?),
-        Streams::Pipes => None,
+    let (restore, terminal) = match spec.process.streams {
+        Streams::Terminal => (Some(Restore::later(stdin.as_fd())?), Terminal::Callers),
+        Streams::Pipes => (None, Terminal::None),
     };
-    let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
-    let mut child = spawn(arguments, theirs)?;
+    let Launched { mut child, mut lifeline } = launch(arguments, Inheritance::default())?;
+    let order = Order {
+        machine: spec.machine.clone(),
+        network: Network::Callers,
+        terminal,
+        container: false,
+        stop_signal: spec.process.stop_signal,
+    };
     // A sandbox process that dies at once is told by its status, not by this.
-    let _ = lifeline::send(&mut lifeline, spec);
+    let _ = lifeline::send(&mut &lifeline, &order)
+        .and_then(|()| lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }));
     let report = supervise(&mut child, &mut lifeline, &signals)?;
-    drop(terminal);
+    drop(restore);
     match report {
         Some(report) => {
             *leaving = Some(child);
@@ -81,7 +87,7 @@ fn run_inner(
     }
 }
 
-fn died(status: ExitStatus) -> Error {
+pub(crate) fn died(status: ExitStatus) -> Error {
     match status.signal() {
         Some(signal) => {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
@@ -89,28 +95,6 @@ fn died(status: ExitStatus) -> Error {
         }
         None => Error::new(Kind::Host, format!("the sandbox process ended without a word ({status})")),
     }
-}
-
-fn spawn(arguments: &[std::ffi::OsString], lifeline: UnixStream) -> Result<Child, Error> {
-    let fd = OwnedFd::from(lifeline);
-    let raw = fd.as_raw_fd();
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("mote-sandbox").args(arguments);
-    // SAFETY: the closure runs between fork and exec in a process with one thread, and calls only `dup2` and `fcntl`, which are
-    // async-signal-safe. `raw` is open: the parent keeps `fd` until after the spawn.
-    unsafe {
-        command.pre_exec(move || {
-            if raw == LIFELINE_FD {
-                let flags = nix::libc::fcntl(raw, nix::libc::F_SETFD, 0);
-                return if flags < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) };
-            }
-            let result = nix::libc::dup2(raw, LIFELINE_FD);
-            if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-        });
-    }
-    let child = command.spawn().map_err(host("start the sandbox process"))?;
-    drop(fd);
-    Ok(child)
 }
 
 /// Forwards signals until the sandbox has sent its report, or has died without one.
@@ -137,7 +121,11 @@ fn supervise(
             let _ = kill(pid, signal);
         }
         if spoke {
-            return Ok(lifeline::receive(lifeline).ok());
+            match lifeline::receive(&mut &*lifeline) {
+                Ok(News::Prepared | News::Created) => {}
+                Ok(News::Report(report)) => return Ok(Some(report)),
+                Err(_) => return Ok(None),
+            }
         }
     }
 }
