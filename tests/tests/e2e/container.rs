@@ -34,8 +34,10 @@ fn from_create_to_delete() {
     assert_eq!(bundle.ok(&["list", "-q"]), "c\n");
     assert!(bundle.ok(&["list", "--format", "json"]).starts_with("[{\"ociVersion\""));
 
-    // Once it has answered, its trap is set.
-    assert_eq!(bundle.mote(&["exec", "c", "sh", "-c", "until [ -s /proc/1/cmdline ]; do :; done"]).status, 0);
+    // What it prints first comes after its trap; each turn is a conversation with the guest.
+    while bundle.output("c").is_empty() {
+        bundle.ok(&["exec", "c", "true"]);
+    }
     bundle.ok(&["kill", "c", "TERM"]);
     assert_eq!(reap(pid), 9);
     assert_eq!(bundle.output("c"), "started\nasked\n");
@@ -205,7 +207,7 @@ fn what_is_asked_wrongly_is_refused_as_runc_does() {
     for id in ["a/b", "..", ".", "a b", ""] {
         bundle.mote(&["create", "--bundle", &folder, id]).assert_refused(1, "invalid container ID format");
     }
-    bundle.mote(&["create", "--bundle", "/nowhere", "c"]).assert_refused(1, "no such file or directory");
+    bundle.mote(&["create", "--bundle", "/nowhere", "c"]).assert_refused(1, "/nowhere");
     let usage = |arguments: &[&str], words: &str| {
         let output = bundle.mote(arguments);
         assert_eq!(output.status, 1, "{output:?}");

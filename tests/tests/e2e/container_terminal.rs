@@ -116,10 +116,12 @@ fn whoever_waits_keeps_the_terminal() {
     second.read_until("# ");
     second.type_in("stty size\r");
     second.read_until("20 50");
-    second.type_in("exec sleep 1000\r");
-    second.read_until("1000");
+    second.type_in("sh -c 'echo on-$((1 + 1)); exec sleep 1000'\r");
+    second.read_until("on-2");
     second.type_in("\x03");
-    assert_eq!(shell_status(second.wait()), 128 + 2);
+    second.read_until("# ");
+    second.type_in("exit 7\r");
+    assert_eq!(shell_status(second.wait()), 7);
     assert!(second.is_restored());
 
     terminal.type_in("exit 5\r");
