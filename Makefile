@@ -2,13 +2,14 @@
 
 CMD ?= echo "Hello from $$(uname -sr), PID $$$$ of a machine of its own"
 PREFIX ?= /usr/local
+TIME ?= 60
 TARGET := target/x86_64-unknown-linux-gnu/release
 MOTE := target/bin/mote
 LIB := target/lib/mote
 BENCH := cargo run --quiet --release --locked -p mote-tests --bin bench --
 BASELINE := tests/baseline.json
 
-.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fuzz miri fmt lint install clean help
 
 all: build
 
@@ -52,8 +53,15 @@ bench-gate: build ## Fail if a figure of the lab is more than 3 % worse than in 
 bench-baseline: build ## Make the lab's figures of now the baseline; commit it with the reason
 	$(BENCH) --update $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 
+fuzz: check-deps ## Fuzz each target for TIME seconds (default: 60)
+	@TIME=$(TIME) tests/fuzz
+
+miri: check-deps ## Run what Miri can run under Miri, which finds undefined behaviour
+	@tests/miri
+
 fmt: ## Format the source
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 lint: check-deps ## Check format, lints and licences
 	@tests/lint

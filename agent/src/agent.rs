@@ -23,6 +23,7 @@ use crate::{
     requests::Guest,
     sys::{clock, signal},
     token::Token,
+    watch::Watches,
 };
 
 /// How many events one turn of the loop takes.
@@ -75,7 +76,8 @@ impl<'b, M: Machine> Agent<'b, M> {
         epoll::add(&epoll, &children, data, EventFlags::IN)?;
         let control = Control::new(epoll.as_fd(), control, buffer)?;
         let processes = [const { None }; mote_protocol::limits::MAX_PROCESSES];
-        Ok(Self { control, children, guest: Guest { epoll, null, processes, machine } })
+        let watches = Watches::default();
+        Ok(Self { control, children, guest: Guest { epoll, null, processes, watches, machine } })
     }
 
     /// Serves the host until it asks for the end, or is gone.
@@ -119,6 +121,7 @@ impl<'b, M: Machine> Agent<'b, M> {
                         process.status_ready(epoll, &self.control.outbox);
                     }
                 }
+                Some(Token::Watch(slot)) => self.guest.watches.ready(self.guest.epoll.as_fd(), slot),
                 Some(Token::Link { slot, link, end }) => {
                     let epoll = self.guest.epoll.as_fd();
                     if let Some(process) = process(&mut self.guest.processes, slot) {
@@ -131,9 +134,10 @@ impl<'b, M: Machine> Agent<'b, M> {
         Ok(())
     }
 
-    /// Lets every process say what it has to say.
+    /// Lets every process and every watched file say what it has to say.
     fn advance(&mut self) {
         let epoll = self.guest.epoll.as_fd();
+        self.guest.watches.advance(&mut self.control.outbox);
         for place in &mut self.guest.processes {
             if let Some(process) = place
                 && !process.advance(epoll, &mut self.control.outbox)

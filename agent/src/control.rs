@@ -10,8 +10,8 @@ use rustix::{
 
 use crate::{machine::Stop, token::Token};
 
-/// How many bytes of events wait at most for a host that does not read.
-const OUTBOX: usize = 4096;
+/// How many bytes of events wait at most for a host that does not read: one of the longest, and many of the usual ones.
+const OUTBOX: usize = HEADER_LEN + limits::MAX_EVENT + 4096;
 
 /// Events on their way to the host.
 #[derive(Debug)]

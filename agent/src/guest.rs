@@ -13,7 +13,7 @@ use rustix::{
     time::{ClockId, Timespec},
 };
 
-use crate::{Agent, Machine, Stop, agent::say_hello, sys};
+use crate::{Agent, Machine, Stop, agent::say_hello, program::decimal, sys};
 
 /// Serves the host. The first thing that runs in the guest after the kernel, at `entered_ns` of `CLOCK_MONOTONIC`.
 pub fn run(entered_ns: u64, requests: &mut [u8]) -> ! {
@@ -135,37 +135,10 @@ fn say(what: &str, number: u32) {
     }
 }
 
-/// A number's decimal digits.
-fn decimal(number: u32, room: &mut [u8; 10]) -> &[u8] {
-    let mut rest = number;
-    let mut start = room.len();
-    for (index, digit) in room.iter_mut().enumerate().rev() {
-        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
-        start = index;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    room.get(start..).unwrap_or_default()
-}
-
 /// Ends the machine. It is reset, not switched off, whatever the host asked for: without firmware there is no switch, so
 /// the kernel would halt its processors and the hypervisor would never learn of it. A reset it always sees.
 fn reset() -> ! {
     let _ = rustix::system::reboot(RebootCommand::Restart);
     // The call only returns if this is not a machine of the agent's own.
     sys::process::exit(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decimal;
-
-    #[test]
-    fn numbers_are_written_in_decimal() {
-        for number in [0, 7, 10, 19, 4095, u32::MAX] {
-            assert_eq!(decimal(number, &mut [0; 10]), number.to_string().as_bytes());
-        }
-    }
 }

@@ -32,6 +32,7 @@ mod requests;
 mod spawn;
 pub mod sys;
 mod token;
+mod watch;
 
 pub use agent::{Agent, say_hello};
 pub use machine::{Machine, Stop};

@@ -1,20 +1,19 @@
 //! One process: from the fork to the event that says how it ended.
 
-use mote_protocol::{
-    Assembler, ErrorCode, Event, ExitStatus, Exited, Failed, Frame, HEADER_LEN, Header, ProcessId, Started,
-};
+use mote_protocol::{Created, ErrorCode, Event, ExitStatus, Exited, Failed, ProcessId, Started};
 use rustix::{
     event::epoll::{self, EventFlags},
     fd::{AsFd, BorrowedFd, OwnedFd},
     io::{Errno, Result},
+    net::SendFlags,
     process::{Pid, WaitStatus},
 };
 
 use crate::{
     control::Outbox,
     link::{Flow, Link},
-    spawn::{MAX_STATUS, Made, READY, links},
-    sys::clock,
+    spawn::{GO_ON, Made, Word, hear, links, peek_move},
+    sys::{self, clock},
     token::{End, Token},
 };
 
@@ -31,6 +30,11 @@ enum Stage {
         ready: bool,
         /// Whether `status` is watched. It is not while there is no room for an answer.
         watched: bool,
+    },
+    /// It waits at its gate, and the host knows.
+    Created {
+        /// Where it hears that it may go on.
+        status: OwnedFd,
     },
     /// The program was executed.
     Running,
@@ -101,7 +105,7 @@ impl Process {
         self.close(epoll, links::INPUT);
     }
 
-    /// An event of its status pipe.
+    /// An event of its status socket.
     pub(crate) fn status_ready(&mut self, epoll: BorrowedFd<'_>, outbox: &Outbox) {
         if let Stage::Starting { status, watched, .. } = &mut self.stage
             && !outbox.has_room()
@@ -112,8 +116,41 @@ impl Process {
         }
     }
 
-    /// It was reaped: keeps how it ended, and lets what it wrote flow out.
+    /// Lets it go on from its gate; the answer goes to `request`. False if it does not wait there.
+    pub(crate) fn start(&mut self, epoll: BorrowedFd<'_>, request: u32) -> bool {
+        if !matches!(self.stage, Stage::Created { .. }) {
+            return false;
+        }
+        let Stage::Created { status } = core::mem::replace(&mut self.stage, Stage::Failed) else {
+            return false;
+        };
+        // If it is gone, the end of its status says so.
+        let _ = rustix::net::send(&status, &[GO_ON], SendFlags::NOSIGNAL);
+        let watched = watch_status(epoll, status.as_fd(), self.slot).is_ok();
+        self.stage = Stage::Starting { request, status, ready: false, watched };
+        true
+    }
+
+    /// Has a process that waits at its gate end as if by this signal, if the signal would end a process that has not said what
+    /// else it should do. The kernel would not: such a process may be the first of its PID namespace, which is immune.
+    pub(crate) fn end_at_gate(&mut self, signal: u8) -> bool {
+        match &self.stage {
+            Stage::Created { status } if sys::signal::ends_by_default(signal) => {
+                rustix::net::send(status, &[signal], SendFlags::NOSIGNAL).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// It was reaped: keeps how it ended, and lets what it wrote flow out. A process that goes on in another of its own
+    /// making has not ended.
     pub(crate) fn exited(&mut self, epoll: BorrowedFd<'_>, status: WaitStatus) {
+        if let Stage::Starting { status, .. } = &self.stage
+            && let Some(pid) = peek_move(status.as_fd())
+        {
+            self.pid = pid;
+            return;
+        }
         self.exit = Some((exit_status(status), clock::monotonic_ns()));
         self.close(epoll, links::INPUT);
         self.close(epoll, links::KEYBOARD);
@@ -131,16 +168,14 @@ impl Process {
 
     /// Says what there is to say, if there is room. Returns false once the process is of no more interest.
     pub(crate) fn advance(&mut self, epoll: BorrowedFd<'_>, outbox: &mut Outbox) -> bool {
-        if matches!(self.stage, Stage::Starting { .. }) {
-            self.advance_start(epoll, outbox);
-        }
+        while self.advance_start(epoll, outbox) {}
         let Some((status, at_ns)) = self.exit else {
             return true;
         };
         match self.stage {
             Stage::Starting { .. } => true,
             Stage::Failed => false,
-            Stage::Running => {
+            Stage::Running | Stage::Created { .. } => {
                 let has_output = [links::OUTPUT, links::ERRORS, links::SCREEN]
                     .into_iter()
                     .any(|index| self.links[index].is_some());
@@ -153,67 +188,73 @@ impl Process {
         }
     }
 
-    /// Hears what the child has to say, and answers its request once that is clear.
-    fn advance_start(&mut self, epoll: BorrowedFd<'_>, outbox: &mut Outbox) {
+    /// Hears a word that the child has to say, and answers its request once that is clear. True if there may be more.
+    fn advance_start(&mut self, epoll: BorrowedFd<'_>, outbox: &mut Outbox) -> bool {
         let Stage::Starting { request, status, ready, watched } = &mut self.stage else {
-            return;
+            return false;
         };
         if !outbox.has_room() {
-            return;
+            return false;
         }
         let request = *request;
-        let mut heard = Assembler::new([0; MAX_STATUS + HEADER_LEN]);
-        match rustix::io::read(&*status, heard.spare()) {
-            Ok(0) if *ready => {
-                let pid = self.pid.as_raw_pid().unsigned_abs();
-                outbox.push(request, &Event::Started(Started { pid, at_ns: clock::monotonic_ns() }));
-                self.leave_start(epoll, Stage::Running);
+        let pid = self.pid.as_raw_pid().unsigned_abs();
+        match hear(status.as_fd()) {
+            Ok(Word::Ready) => *ready = true,
+            Ok(Word::Moved(pid)) => self.pid = pid,
+            Ok(Word::Created) => {
+                outbox.push(request, &Event::Created(Created { pid }));
+                if let Some(status) = self.leave_start(epoll, Stage::Running) {
+                    self.stage = Stage::Created { status };
+                }
             }
-            Ok(0) => {
+            Ok(Word::Failed(frame)) => {
+                outbox.push_frame(&frame);
+                self.fail(epoll);
+            }
+            Ok(Word::End) if *ready => {
+                outbox.push(request, &Event::Started(Started { pid, at_ns: clock::monotonic_ns() }));
+                drop(self.leave_start(epoll, Stage::Running));
+            }
+            Ok(Word::End) => {
                 let (code, text) = (ErrorCode::System, "child ended before exec");
                 outbox.push(request, &Event::Failed(Failed { code, errno: 0, operation: None, text }));
                 self.fail(epoll);
-            }
-            Ok(count) => {
-                heard.filled(count);
-                while let Ok(Some(Frame { id, kind, body })) = heard.next_frame() {
-                    if kind == READY {
-                        *ready = true;
-                        continue;
-                    }
-                    let len = u32::try_from(body.len()).unwrap_or(0);
-                    outbox.push_frame(&Header { len, id, kind }.to_bytes());
-                    outbox.push_frame(body);
-                    self.fail(epoll);
-                    return;
-                }
             }
             Err(Errno::AGAIN | Errno::INTR) => {
                 if !*watched {
                     *watched = watch_status(epoll, status.as_fd(), self.slot).is_ok();
                 }
+                return false;
             }
             Err(errno) => {
                 let (code, errno) = (ErrorCode::System, crate::program::wire_errno(errno));
-                let failed = Failed { code, errno, operation: None, text: "status pipe" };
+                let failed = Failed { code, errno, operation: None, text: "status socket" };
                 outbox.push(request, &Event::Failed(failed));
                 self.fail(epoll);
             }
         }
+        true
     }
 
     fn fail(&mut self, epoll: BorrowedFd<'_>) {
-        self.leave_start(epoll, Stage::Failed);
+        drop(self.leave_start(epoll, Stage::Failed));
         for index in 0..links::COUNT {
             self.close(epoll, index);
         }
     }
 
-    fn leave_start(&mut self, epoll: BorrowedFd<'_>, next: Stage) {
-        if let Stage::Starting { status, watched: true, .. } = &self.stage {
-            let _ = epoll::delete(epoll, status);
+    /// Goes on to another stage. Returns the status socket, which is not watched any more.
+    fn leave_start(&mut self, epoll: BorrowedFd<'_>, next: Stage) -> Option<OwnedFd> {
+        match core::mem::replace(&mut self.stage, next) {
+            Stage::Starting { status, watched, .. } => {
+                if watched {
+                    let _ = epoll::delete(epoll, &status);
+                }
+                Some(status)
+            }
+            Stage::Created { status } => Some(status),
+            Stage::Running | Stage::Failed => None,
         }
-        self.stage = next;
     }
 
     /// Closes one link, and those that have nothing to do without it.

@@ -2,14 +2,22 @@
 
 use mote_protocol::{
     Action, Error, ErrorCode, Event, Failed, Frame, ProcessId, Request, Resize, Run, Signal, VERSION,
-    limits::MAX_PROCESSES,
+    WireStr, limits::MAX_PROCESSES,
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
     io::Errno,
+    process::{PidfdFlags, pidfd_open},
 };
 
-use crate::{Machine, control::Outbox, process::Process, program::wire_errno, spawn, sys};
+use crate::{
+    Machine,
+    control::Outbox,
+    process::Process,
+    program::{self, wire_errno},
+    spawn, sys,
+    watch::{self, Watches},
+};
 
 /// The highest signal number.
 const MAX_SIGNAL: u8 = 64;
@@ -47,6 +55,7 @@ pub(crate) struct Guest<M> {
     pub(crate) epoll: OwnedFd,
     pub(crate) null: OwnedFd,
     pub(crate) processes: [Option<Process>; MAX_PROCESSES],
+    pub(crate) watches: Watches,
     pub(crate) machine: M,
 }
 
@@ -55,7 +64,7 @@ impl<M: Machine> Guest<M> {
     pub(crate) fn handle(&mut self, frame: Frame<'_>, outbox: &mut Outbox) -> Option<(u32, Action)> {
         let id = frame.id;
         let reply = match Request::decode(frame) {
-            Ok(request) => self.carry_out(id, &request),
+            Ok(request) => self.carry_out(id, &request, outbox),
             Err(Error::UnknownKind(_)) => Err(Refusal::new(ErrorCode::BadMessage, "unknown request")),
             Err(_) => Err(Refusal::new(ErrorCode::BadMessage, "request does not decode")),
         };
@@ -71,7 +80,7 @@ impl<M: Machine> Guest<M> {
         None
     }
 
-    fn carry_out(&mut self, id: u32, request: &Request<'_>) -> Result<Reply, Refusal> {
+    fn carry_out(&mut self, id: u32, request: &Request<'_>, outbox: &mut Outbox) -> Result<Reply, Refusal> {
         match request {
             Request::Welcome(welcome) if welcome.version == VERSION => {}
             Request::Welcome(_) => {
@@ -96,6 +105,29 @@ impl<M: Machine> Guest<M> {
                 find(&mut self.processes, *process)?.close_input(epoll);
             }
             Request::PowerOff(power_off) => return Ok(Reply::End(power_off.action)),
+            Request::Start(process) => {
+                let epoll = self.epoll.as_fd();
+                if !find(&mut self.processes, *process)?.start(epoll, id) {
+                    return Err(Refusal::new(ErrorCode::InvalidArgument, "does not wait for its start"));
+                }
+                return Ok(Reply::Later);
+            }
+            Request::ReadFile(file) => {
+                watch::read_file(id, file.path.as_c_str(), file.offset, outbox).map_err(file_error)?;
+                return Ok(Reply::Later);
+            }
+            Request::WriteFile(file) => {
+                watch::write_file(file.path.as_c_str(), file.content).map_err(file_error)?;
+            }
+            Request::WaitFile(file) => {
+                let what = (file.path.as_c_str(), file.known);
+                self.watches.begin(self.epoll.as_fd(), id, what, outbox).map_err(file_error)?;
+                return Ok(Reply::Later);
+            }
+            Request::SignalGroup(group) => {
+                check_signal(group.signal)?;
+                signal_group(group.processes, group.signal)?;
+            }
         }
         Ok(Reply::Done)
     }
@@ -104,21 +136,32 @@ impl<M: Machine> Guest<M> {
         if self.processes.iter().flatten().any(|process| process.id() == Some(run.process)) {
             return Err(Refusal::new(ErrorCode::InvalidArgument, "process id in use"));
         }
+        let joined = match program::joins(run.program) {
+            Some(other) => {
+                let other = find(&mut self.processes, other)?.pid().ok_or_else(no_such_process)?;
+                let pidfd = pidfd_open(other, PidfdFlags::empty());
+                Some(pidfd.map_err(|errno| Refusal::system(errno, "pidfd_open"))?)
+            }
+            None => None,
+        };
         let Some((slot, place)) = (0..).zip(&mut self.processes).find(|(_, place)| place.is_none()) else {
             return Err(Refusal::new(ErrorCode::ResourceExhausted, "too many processes"));
         };
         let null = self.null.as_fd();
         let made = spawn::make_streams(&mut self.machine, null, &run.stdio)
             .map_err(|errno| Refusal::system(errno, "streams"))?;
-        let child = spawn::fork(run, id, &made, null).map_err(|errno| Refusal::system(errno, "fork"))?;
+        let joined = joined.as_ref().map(AsFd::as_fd);
+        let child =
+            spawn::fork(run, id, &made, null, joined).map_err(|errno| Refusal::system(errno, "fork"))?;
         *place = Some(Process::new(self.epoll.as_fd(), (run.process, id, slot), child, made));
         Ok(())
     }
 
     fn signal(&mut self, signal: Signal) -> Result<(), Refusal> {
         let process = find(&mut self.processes, signal.process)?;
-        if !(1..=MAX_SIGNAL).contains(&signal.signal) {
-            return Err(Refusal::new(ErrorCode::InvalidArgument, "no such signal"));
+        check_signal(signal.signal)?;
+        if process.end_at_gate(signal.signal) {
+            return Ok(());
         }
         let pid = process.pid().ok_or_else(no_such_process)?;
         sys::signal::send(pid, signal.signal).map_err(|errno| match errno {
@@ -132,6 +175,25 @@ impl<M: Machine> Guest<M> {
             .terminal()
             .ok_or_else(|| Refusal::new(ErrorCode::InvalidArgument, "no terminal"))?;
         spawn::set_size(terminal, resize.size).map_err(|errno| Refusal::system(errno, "TIOCSWINSZ"))
+    }
+}
+
+fn check_signal(signal: u8) -> Result<(), Refusal> {
+    if (1..=MAX_SIGNAL).contains(&signal) {
+        Ok(())
+    } else {
+        Err(Refusal::new(ErrorCode::InvalidArgument, "no such signal"))
+    }
+}
+
+fn signal_group(processes: WireStr<'_>, signal: u8) -> Result<(), Refusal> {
+    watch::signal_group(processes.as_c_str(), signal).map_err(|errno| Refusal::system(errno, "kill"))
+}
+
+fn file_error(errno: Errno) -> Refusal {
+    match errno {
+        Errno::MFILE => Refusal::new(ErrorCode::ResourceExhausted, "too many watched files"),
+        errno => Refusal::system(errno, "file"),
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::Mode,
     io::{Errno, Result},
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType},
     pipe::PipeFlags,
     process::Pid,
     pty::OpenptFlags,
@@ -30,11 +31,64 @@ const FAILED_STATUS: i32 = 127;
 /// The longest text of a failed program, in bytes.
 const MAX_TEXT: usize = 200;
 
-/// The longest thing a child says, in bytes: one frame of at most this length, written at once.
-pub(crate) const MAX_STATUS: usize = 256;
+/// The longest thing a child says, in bytes: one frame of at most this length, in one packet.
+const MAX_STATUS: usize = 256;
 
 /// The kind of the frame by which a child says that all that is left is `execve(2)`.
-pub(crate) const READY: u16 = 0;
+const READY: u16 = 0;
+/// That it waits at its gate.
+const CREATED: u16 = 1;
+/// That it goes on as another child of the agent's. The body is that one's PID.
+const MOVED: u16 = 2;
+
+/// What a child that waits at its gate hears: this, or a signal to end as if by.
+pub(crate) const GO_ON: u8 = 0;
+
+/// What a child says.
+pub(crate) enum Word {
+    /// All that is left is `execve(2)`.
+    Ready,
+    /// It waits at its gate.
+    Created,
+    /// It goes on as this process.
+    Moved(Pid),
+    /// It has failed: the whole frame that answers its request.
+    Failed(Vec<u8, MAX_STATUS>),
+    /// Nothing more.
+    End,
+}
+
+/// The next word of a child's, without waiting.
+pub(crate) fn hear(status: BorrowedFd<'_>) -> Result<Word> {
+    listen(status, RecvFlags::DONTWAIT)
+}
+
+/// The process that a child goes on as, if that is its next word. Takes no other.
+pub(crate) fn peek_move(status: BorrowedFd<'_>) -> Option<Pid> {
+    let peek = listen(status, RecvFlags::DONTWAIT | RecvFlags::PEEK);
+    if !matches!(peek, Ok(Word::Moved(_))) {
+        return None;
+    }
+    match hear(status) {
+        Ok(Word::Moved(pid)) => Some(pid),
+        _ => None,
+    }
+}
+
+fn listen(status: BorrowedFd<'_>, flags: RecvFlags) -> Result<Word> {
+    let mut packet = [0; MAX_STATUS];
+    let (count, _) = rustix::net::recv(status, &mut packet, flags)?;
+    let packet = packet.get(..count).unwrap_or_default();
+    let Some((head, body)) = packet.split_first_chunk::<HEADER_LEN>() else {
+        return Ok(Word::End);
+    };
+    match (Header::from_bytes(*head).kind, body.first_chunk()) {
+        (READY, _) => Ok(Word::Ready),
+        (CREATED, _) => Ok(Word::Created),
+        (MOVED, Some(pid)) => Pid::from_raw(i32::from_le_bytes(*pid)).map(Word::Moved).ok_or(Errno::CHILD),
+        _ => Vec::from_slice(packet).map(Word::Failed).map_err(|_| Errno::MSGSIZE),
+    }
+}
 
 /// The links of a process, by their place in its table.
 pub(crate) mod links {
@@ -156,18 +210,31 @@ pub(crate) fn set_size(terminal: BorrowedFd<'_>, size: WindowSize) -> Result<()>
     rustix::termios::tcsetwinsize(terminal, size)
 }
 
-/// Forks the process that carries out `run`. Returns its PID and the pipe on which it reports, whose end without a
-/// word of failure is its success.
-pub(crate) fn fork(run: &Run<'_>, id: u32, made: &Made, null: BorrowedFd<'_>) -> Result<(Pid, OwnedFd)> {
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+/// Forks the process that carries out `run`. Returns its PID and the socket on which it reports, whose end without a
+/// word of failure is its success. `joined` is the process whose namespaces it joins, if it does.
+pub(crate) fn fork(
+    run: &Run<'_>,
+    id: u32,
+    made: &Made,
+    null: BorrowedFd<'_>,
+    joined: Option<BorrowedFd<'_>>,
+) -> Result<(Pid, OwnedFd)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let pid = sys::process::spawn(program::wants_pid_namespace(run.program), || {
-        child(run, id, made, null, writer.as_fd())
+        child(run, id, made, null, (theirs.as_fd(), joined))
     })?;
-    Ok((pid, reader))
+    Ok((pid, ours))
 }
 
 /// All that the child does, with its copy of the agent's memory.
-fn child(run: &Run<'_>, id: u32, made: &Made, null: BorrowedFd<'_>, status: BorrowedFd<'_>) -> i32 {
+fn child(
+    run: &Run<'_>,
+    id: u32,
+    made: &Made,
+    null: BorrowedFd<'_>,
+    (status, joined): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
+) -> i32 {
     let is_terminal = made.terminal.is_some();
     let [stdin, stdout, stderr] = &made.child;
     let streams = if is_terminal {
@@ -181,13 +248,13 @@ fn child(run: &Run<'_>, id: u32, made: &Made, null: BorrowedFd<'_>, status: Borr
     } else {
         Streams::Pipes([stdin, stdout, stderr].map(Option::is_some))
     };
-    let Ok(status) = sys::process::keep_only(streams, status) else {
+    let Ok((status, joined)) = sys::process::keep_only(streams, status, joined) else {
         // Without its descriptors it cannot say why: its end without a word is a failure.
         return FAILED_STATUS;
     };
-    let status = StatusWriter { pipe: status, id, ready: Cell::new(false) };
-    let failure = match prepare(is_terminal) {
-        Ok(()) => program::execute(run.program, &mut Linux::new(kind, &status)),
+    let status = StatusWriter { socket: status, id, ready: Cell::new(false) };
+    let failure = match prepare(kind, program::forks(run.program)) {
+        Ok(()) => program::execute(run.program, &mut Linux::new(kind, &status, joined)),
         Err((errno, step)) => {
             status.failed(ErrorCode::System, wire_errno(errno), None, &[step.as_bytes()]);
             return FAILED_STATUS;
@@ -199,23 +266,29 @@ fn child(run: &Run<'_>, id: u32, made: &Made, null: BorrowedFd<'_>, status: Borr
     FAILED_STATUS
 }
 
-/// Gives the child what every process starts with, and nothing of the agent's.
-fn prepare(is_terminal: bool) -> core::result::Result<(), (Errno, &'static str)> {
+/// Gives the child what every process starts with, and nothing of the agent's. One that goes on in a child of its own leaves
+/// the session to that.
+fn prepare(streams: Streams, forks: bool) -> core::result::Result<(), (Errno, &'static str)> {
     sys::signal::reset().map_err(|errno| (errno, "sigaction"))?;
+    // Operations make files with exactly the modes that they name.
+    rustix::process::umask(Mode::empty());
+    if forks { Ok(()) } else { lead_session(streams) }
+}
+
+/// Makes this process the leader of a session, and its terminal that session's.
+pub(crate) fn lead_session(streams: Streams) -> core::result::Result<(), (Errno, &'static str)> {
     rustix::process::setsid().map_err(|errno| (errno, "setsid"))?;
-    if is_terminal {
+    if streams == Streams::Terminal {
         let [stdin, ..] = sys::process::standard_streams();
         rustix::process::ioctl_tiocsctty(stdin).map_err(|errno| (errno, "TIOCSCTTY"))?;
     }
-    // Operations make files with exactly the modes that they name.
-    rustix::process::umask(Mode::empty());
     Ok(())
 }
 
-/// A child's way to tell the agent how it is getting on: frames, each written at once.
+/// A child's way to tell the agent how it is getting on: frames, each in a packet of its own.
 #[derive(Debug)]
 pub struct StatusWriter {
-    pipe: OwnedFd,
+    socket: OwnedFd,
     id: u32,
     ready: Cell<bool>,
 }
@@ -226,8 +299,41 @@ impl StatusWriter {
         if self.ready.replace(true) {
             return Ok(());
         }
-        let frame = Header { len: 0, id: self.id, kind: READY }.to_bytes();
-        rustix::io::write(&self.pipe, &frame).map(|_| ())
+        self.say(READY, &[])
+    }
+
+    /// Says that this process waits, and waits until it may go on.
+    pub(crate) fn created(&self) -> Result<()> {
+        self.say(CREATED, &[])?;
+        let mut word = [0];
+        loop {
+            match rustix::net::recv(&self.socket, &mut word, RecvFlags::empty()) {
+                Ok((1, _)) if word == [GO_ON] => return Ok(()),
+                Ok((1, _)) => sys::process::exit(128 + i32::from(word[0])),
+                Err(Errno::INTR) => {}
+                // Nobody will ever say so.
+                Ok(_) | Err(_) => sys::process::exit(FAILED_STATUS),
+            }
+        }
+    }
+
+    /// Says that this process goes on as another child of the agent's.
+    pub(crate) fn moved(&self, pid: Pid) -> Result<()> {
+        self.say(MOVED, &pid.as_raw_pid().to_le_bytes())
+    }
+
+    fn say(&self, kind: u16, body: &[u8]) -> Result<()> {
+        let mut frame: Vec<u8, { HEADER_LEN + 4 }> = Vec::new();
+        let len = u32::try_from(body.len()).unwrap_or(0);
+        let whole = frame
+            .extend_from_slice(&Header { len, id: self.id, kind }.to_bytes())
+            .and_then(|()| frame.extend_from_slice(body));
+        whole.map_err(|_| Errno::MSGSIZE)?;
+        self.send(&frame)
+    }
+
+    fn send(&self, frame: &[u8]) -> Result<()> {
+        rustix::net::send(&self.socket, frame, SendFlags::NOSIGNAL).map(|_| ())
     }
 
     /// Says what failed, as the event that answers the request.
@@ -247,9 +353,9 @@ impl StatusWriter {
         };
         let mut frame = [0; MAX_STATUS];
         let event = Event::Failed(Failed { code, errno, operation, text });
-        // The frame fits, and the pipe has room for it. If it had not, the end without a word would be the failure.
+        // The frame fits, and the socket has room for it. If it had not, the end without a word would be the failure.
         if let Ok(len) = event.encode(self.id, &mut frame) {
-            let _ = rustix::io::write(&self.pipe, frame.get(..len).unwrap_or_default());
+            let _ = self.send(frame.get(..len).unwrap_or_default());
         }
     }
 }

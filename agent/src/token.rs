@@ -10,8 +10,10 @@ pub(crate) enum Token {
     Control,
     /// A child has ended.
     Children,
-    /// The status pipe of the process in this slot.
+    /// The status socket of the process in this slot.
     Status(u8),
+    /// The file of this watch.
+    Watch(u8),
     /// One end of a link of the process in this slot.
     Link {
         /// The process.
@@ -41,6 +43,7 @@ impl Token {
             Self::Status(slot) => (2, slot, 0),
             Self::Link { slot, link, end: End::Source } => (3, slot, link),
             Self::Link { slot, link, end: End::Sink } => (4, slot, link),
+            Self::Watch(slot) => (5, slot, 0),
         };
         u64::from_le_bytes([kind, slot, link, 0, 0, 0, 0, 0])
     }
@@ -54,6 +57,7 @@ impl Token {
             2 => Some(Self::Status(slot)),
             3 => Some(Self::Link { slot, link, end: End::Source }),
             4 => Some(Self::Link { slot, link, end: End::Sink }),
+            5 => Some(Self::Watch(slot)),
             _ => None,
         }
     }
@@ -66,8 +70,8 @@ mod tests {
     #[test]
     fn tokens_survive_the_way_through_epoll() {
         let link = |end| Token::Link { slot: 63, link: 4, end };
-        for token in [Token::Control, Token::Children, Token::Status(63), link(End::Source), link(End::Sink)]
-        {
+        let all = [Token::Control, Token::Children, Token::Status(63), Token::Watch(15)];
+        for token in all.into_iter().chain([End::Source, End::Sink].map(link)) {
             assert_eq!(Token::from_bits(token.to_bits()), Some(token));
         }
         assert_eq!(Token::from_bits(u64::MAX), None);

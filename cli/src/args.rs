@@ -5,7 +5,12 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::HypervisorChoice;
 
-use crate::{bench::args::BenchVerb, memory::MemorySize};
+use crate::{
+    bench::args::BenchVerb,
+    image::args::{ImageOptions, PullPolicy, RegistryOptions, StoreOptions, UnpackOptions},
+    memory::MemorySize,
+    volume::{self, VolumeOption},
+};
 
 /// Runs commands, each in a virtual machine of its own.
 ///
@@ -47,6 +52,8 @@ pub(crate) enum Verb {
     /// Run a command in a new virtual machine.
     #[command(after_long_help = RUN_HELP)]
     Run(Box<RunOptions>),
+    /// Get, list and remove images.
+    Image(Box<ImageOptions>),
     /// Say what this host can do, and what to do about what is missing.
     Check,
     /// Measure: how fast machines start, what they weigh, how fast bytes move.
@@ -80,18 +87,35 @@ Exit status:
   127  the command was not found
 
 Examples:
+  mote run docker.io/library/alpine
+  mote run -e DEBUG=1 localhost/app --flag of-the-command
   mote run -- uname -a
   echo hello | mote run -- tr a-z A-Z
   mote run -t -- sh
+  mote run -v ./src:/src:ro -v ./out:/out -- sh -c 'ls /src > /out/list'
   mote run --rootfs ./debian --memory 512m --cpus 2 -- /bin/bash -c 'nproc; free -m'";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
     /// The root file system: a folder, packed once and remembered by its content, or an EROFS image.
     ///
-    /// The source is never changed. Default: a small one with busybox.
-    #[arg(long, value_name = "PATH")]
+    /// The source is never changed. Default, if no image is named either: a small one with busybox.
+    #[arg(long, value_name = "PATH", conflicts_with = "image")]
     pub(crate) rootfs: Option<PathBuf>,
+    /// Run the container of an OCI bundle: a folder with a config.json and a root file system.
+    ///
+    /// The configuration says everything about the machine and the command.
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "image", "command", "volume", "tty"])]
+    pub(crate) bundle: Option<PathBuf>,
+    /// What becomes of a folder given as --rootfs.
+    #[arg(long, value_name = "MODE", default_value = "image")]
+    pub(crate) rootfs_mode: RootfsMode,
+    /// Show a folder or a file from here to the command: SOURCE:TARGET[:OPTIONS].
+    ///
+    /// Options, separated by commas: ro, so that it cannot be changed; cache=auto (the default: what changes here is seen at
+    /// once), cache=none (each read comes here) or cache=always (for what nobody else changes: the fastest).
+    #[arg(short, long, value_name = "SOURCE:TARGET", value_parser = volume::parser())]
+    pub(crate) volume: Vec<VolumeOption>,
     /// Make the root file system read-only; otherwise changes go to memory and are forgotten.
     #[arg(long)]
     pub(crate) read_only: bool,
@@ -101,12 +125,25 @@ pub(crate) struct RunOptions {
     /// Set an environment variable; NAME alone takes the value from here.
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<OsString>,
-    /// The folder in which the command starts.
-    #[arg(short, long, value_name = "FOLDER", default_value = "/")]
-    pub(crate) workdir: OsString,
-    /// The user, and the group, that the command runs as, as numbers.
-    #[arg(short, long, value_name = "UID[:GID]", default_value = "0", value_parser = parse_user)]
-    pub(crate) user: User,
+    /// The folder in which the command starts. Default: the image's, else /.
+    #[arg(short, long, value_name = "FOLDER")]
+    pub(crate) workdir: Option<OsString>,
+    /// The user, and the group, that the command runs as: numbers, or names that the root file system knows. Default: the
+    /// image's, else root.
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Run this program instead of the image's own, with COMMAND as its arguments; also a JSON array.
+    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    pub(crate) entrypoint: Option<OsString>,
+    /// When to get the image from its registry.
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pub(crate) pull: PullPolicy,
+    #[command(flatten)]
+    pub(crate) store: StoreOptions,
+    #[command(flatten)]
+    pub(crate) registry: RegistryOptions,
+    #[command(flatten)]
+    pub(crate) unpack: UnpackOptions,
     /// The host name that the command sees.
     #[arg(long, value_name = "NAME", default_value = "mote")]
     pub(crate) hostname: String,
@@ -135,9 +172,25 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
           default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
     pub(crate) timeline: Option<LogFormat>,
-    /// The command, after `--`, and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
+    /// The image to run, and a command with its arguments instead of the image's own.
+    #[arg(
+        value_name = "IMAGE [COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required_unless_present_any = ["command", "bundle"]
+    )]
+    pub(crate) image: Vec<OsString>,
+    /// The command, after `--`, and its arguments, in a root file system that is no image.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "image")]
     pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RootfsMode {
+    /// Packed once, and remembered by its content
+    Image,
+    /// Used as it is, over virtio-fs; it must not be changed meanwhile
+    Virtiofs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -171,24 +224,6 @@ impl From<HypervisorName> for HypervisorChoice {
     }
 }
 
-/// A user and a group, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
-fn parse_user(text: &str) -> Result<User, String> {
-    let id = |part: &str| {
-        part.parse().map_err(|_| format!("'{part}' is not a number; give numbers, as in 1000 or 1000:1000"))
-    };
-    match text.split_once(':') {
-        Some((uid, gid)) => Ok(User { uid: id(uid)?, gid: id(gid)? }),
-        // The group of a user that is given alone is 0, as with podman.
-        None => Ok(User { uid: id(text)?, gid: 0 }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -214,7 +249,18 @@ mod tests {
         assert_eq!(options.command, ["sh", "-c", "exit 3", "--help"]);
         assert!(options.tty);
         assert!(run(&[]).is_err());
-        assert!(run(&["sh"]).is_err(), "a command without -- would be taken for an image");
+        assert!(options.image.is_empty());
+    }
+
+    #[test]
+    fn everything_behind_the_image_is_its_command() {
+        let options = run(&["-t", "alpine", "sh", "-c", "x", "--", "-e", "--help"]).unwrap();
+        assert_eq!(options.image, ["alpine", "sh", "-c", "x", "--", "-e", "--help"]);
+        assert!(options.command.is_empty() && options.env.is_empty() && options.tty);
+        assert!(run(&["--rootfs", "/x", "alpine"]).is_err());
+        assert!(run(&["--entrypoint", "/x", "--", "y"]).is_err());
+        assert!(run(&["--tls-verify=false", "alpine"]).is_ok_and(|options| !options.registry.tls_verify));
+        assert!(run(&["alpine"]).is_ok_and(|options| options.registry.tls_verify));
     }
 
     #[test]
@@ -231,10 +277,5 @@ mod tests {
             assert!(run(&["--cpus", cpus, "--", "x"]).is_err(), "{cpus}");
         }
         assert_eq!(run(&["--cpus=32", "--", "x"]).unwrap().cpus, 32);
-        assert_eq!(run(&["-u", "5:6", "--", "x"]).unwrap().user, User { uid: 5, gid: 6 });
-        assert_eq!(run(&["-u", "5", "--", "x"]).unwrap().user, User { uid: 5, gid: 0 });
-        for user in ["root", "1:", ":1", "4294967296", "-1"] {
-            assert!(run(&["--user", user, "--", "x"]).is_err(), "{user}");
-        }
     }
 }

@@ -8,10 +8,12 @@ mod args;
 mod bench;
 mod check;
 mod documents;
+mod image;
 mod logging;
 mod memory;
 mod report;
 mod run;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
     }
     match arguments.verb {
         Verb::Run(options) => run::run(*options, &arguments.log, timeline),
+        Verb::Image(options) => image::image(*options, &arguments.log),
         Verb::Check => check::check(),
         Verb::Bench { what } => bench::bench(&what, arguments.log.debug),
         Verb::Version => documents::version(),

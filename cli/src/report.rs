@@ -21,16 +21,16 @@ pub(crate) fn failed(error: &anyhow::Error, debug: bool) -> ExitCode {
 /// Says why a command could not be run to its end.
 pub(crate) fn sandbox_failed(error: &Error, log_file: bool, debug: bool) -> ExitCode {
     let failure = &error.0;
-    let mut text = format!("mote: {}\n", failure.message);
+    let mut text = format!("mote: {}\n", printable(&failure.message));
     if debug {
         for cause in &failure.causes {
-            let _ = writeln!(text, "  because: {cause}");
+            let _ = writeln!(text, "  because: {}", printable(cause));
         }
     }
     if !failure.kernel_log.is_empty() {
         let _ = writeln!(text, "the guest's last words:");
         for line in &failure.kernel_log {
-            let _ = writeln!(text, "  {line}");
+            let _ = writeln!(text, "  {}", printable(line));
         }
     }
     eprint!("{text}");
@@ -38,6 +38,18 @@ pub(crate) fn sandbox_failed(error: &Error, log_file: bool, debug: bool) -> Exit
         tracing::error!("{}", failure.message);
     }
     ExitCode::from(error.exit_status())
+}
+
+/// A guest's words may be part of what is said: they stay on their line, and move nobody's terminal.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+        line
+    })
 }
 
 /// Shows when what was reached, on standard error.
@@ -80,6 +92,11 @@ mod tests {
             start: 0,
             marks: vec![(Mark::ProcessStarted, 1_500_000), (Mark::HelloReceived, 60_000_000)],
         }
+    }
+
+    #[test]
+    fn words_of_a_guest_move_no_terminal() {
+        assert_eq!(printable("\u{1b}[2Jfür\u{9b}\r\n\t"), r"\u{1b}[2Jfür\u{9b}\r\n\t");
     }
 
     #[test]

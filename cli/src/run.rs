@@ -1,19 +1,21 @@
 //! `mote run`: from options to a complete specification, and from an outcome to an exit status.
 
+mod bundle;
+mod container;
+
 use std::{
     ffi::{OsStr, OsString},
     io::IsTerminal,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use mote_rootfs_builder::{Store, image};
-use mote_runtime::{Error, Kind, Process, Spec, Streams, Timeline};
+use mote_rootfs_builder::{ProcessConfig, Rootfs as HeldRootfs, User, image};
+use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
-    args::{LogFormat, LogOptions, RunOptions},
-    memory, report,
+    args::{LogFormat, LogOptions, RootfsMode, RunOptions},
+    memory, report, volume,
 };
 
 /// What a command finds in `PATH` if nobody says otherwise.
@@ -22,7 +24,8 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub(crate) fn run(options: RunOptions, log: &LogOptions, timeline: Timeline) -> ExitCode {
     let format = options.timeline;
     let outcome = match spec(options) {
-        Ok(spec) => mote_runtime::run(&spec, &sandbox_arguments(log), timeline),
+        // The root file system stays in the store for as long as it is in use.
+        Ok((spec, _held)) => mote_runtime::run(&spec, &sandbox_arguments(log), timeline),
         Err(error) => return report::sandbox_failed(&error, log.log.is_some(), log.debug),
     };
     let status = match &outcome.result {
@@ -51,7 +54,17 @@ fn sandbox_arguments(log: &LogOptions) -> Vec<OsString> {
     arguments
 }
 
-fn spec(options: RunOptions) -> Result<Spec, Error> {
+/// Where the root file system is; for an image's, what the image says and what keeps it in the store.
+struct Root {
+    rootfs: Rootfs,
+    config: Option<ProcessConfig>,
+    held: Option<HeldRootfs>,
+}
+
+fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+    if let Some(folder) = options.bundle.take() {
+        return bundle::spec(&folder, options).map(|spec| (spec, None));
+    }
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
     {
@@ -63,62 +76,127 @@ fn spec(options: RunOptions) -> Result<Spec, Error> {
     if options.tty && !std::io::stdin().is_terminal() {
         return Err(Error::new(Kind::Process, "--tty: standard input is not a terminal"));
     }
-    let environment = environment(&options);
+    let kernel = mote_runtime::kernel(options.kernel.as_deref())?;
+    let (mut shares, mut volumes) = (Vec::new(), Vec::new());
+    let root = root(&options, &mut shares)?;
+    let config = root.config.unwrap_or_default();
+    let is_image = root.held.is_some();
+    let user = match (&options.user, is_image) {
+        (Some(text), _) => container::user(&root.rootfs, text)?,
+        (None, true) => container::user(&root.rootfs, &config.user)?,
+        (None, false) => User::default(),
+    };
+    let environment = environment(&options, &config, &user);
+    volume::complete(options.volume, &mut shares, &mut volumes)?;
+    let command = if is_image { options.image.into_iter().skip(1).collect() } else { options.command };
+    let directory = options.workdir.map(OsString::into_vec);
+    let directory = directory.unwrap_or_else(|| config.directory.clone().into_bytes());
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
-    Ok(Spec {
+    let spec = Spec {
         hypervisor: options.hypervisor.into(),
         vcpus: options.cpus,
         memory: options.memory.bytes(),
-        kernel: mote_runtime::kernel(options.kernel.as_deref())?,
+        kernel,
         initrd: options.initrd,
         kernel_options: options.kernel_options,
-        rootfs: rootfs(options.rootfs.as_deref())?,
         read_only: options.read_only,
+        folders: if is_image && !directory.is_empty() { vec![directory.clone()] } else { Vec::new() },
+        writable: container::volumes(&root.rootfs, &config)?,
+        rootfs: root.rootfs,
+        shares,
+        volumes,
         console: options.console,
         process: Process {
-            arguments: options.command.into_iter().map(OsString::into_vec).collect(),
+            arguments: container::arguments(&config, options.entrypoint.as_deref(), command)?,
             environment,
-            directory: options.workdir.into_vec(),
-            uid: options.user.uid,
-            gid: options.user.gid,
+            directory: if directory.is_empty() { b"/".to_vec() } else { directory },
+            uid: user.uid,
+            gid: user.gid,
+            groups: user.groups,
             hostname: options.hostname,
             streams,
+            stop_signal: container::stop_signal(&config)?,
         },
+        program: None,
+    };
+    Ok((spec, root.held))
+}
+
+/// The root file system that is asked for.
+fn root(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Root, Error> {
+    let Some(name) = options.image.first() else {
+        return Ok(Root { rootfs: rootfs(options, shares)?, config: None, held: None });
+    };
+    let shown = name.to_string_lossy();
+    let wrong = |error: anyhow::Error| {
+        let kind = match error.downcast_ref::<crate::image::Interrupted>() {
+            Some(interrupted) => Kind::Interrupted(interrupted.0.into()),
+            None => Kind::Rootfs,
+        };
+        let causes: &(dyn std::error::Error + 'static) = error.as_ref();
+        Error::because(kind, format!("image {shown}"), causes)
+    };
+    let provide = || {
+        let store = crate::image::open(&options.store)?;
+        crate::image::provide(&store, &shown, options.pull, &options.registry, &options.unpack)
+    };
+    let (image, rootfs) = provide().map_err(wrong)?;
+    Ok(Root {
+        rootfs: Rootfs::Image(rootfs.path().to_owned()),
+        config: Some(image.process()),
+        held: Some(rootfs),
     })
 }
 
-/// The image to boot from: a folder is packed into the store, a file is used as it is.
-fn rootfs(asked: Option<&Path>) -> Result<PathBuf, Error> {
-    let Some(path) = asked else { return mote_runtime::default_rootfs() };
+/// What the command gets as its root: a folder is packed into the store, or shared; a file is used as it is.
+fn rootfs(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Rootfs, Error> {
+    let Some(path) = &options.rootfs else {
+        return match options.rootfs_mode {
+            RootfsMode::Image => mote_runtime::default_rootfs().map(Rootfs::Image),
+            RootfsMode::Virtiofs => {
+                Err(Error::new(Kind::Rootfs, "--rootfs-mode virtiofs: give a folder with --rootfs"))
+            }
+        };
+    };
     let wrong = |error: &dyn std::error::Error| {
         Error::because(Kind::Rootfs, format!("--rootfs {}", path.display()), error)
     };
-    if path.is_dir() {
-        let location = match std::env::var_os("MOTE_STORE") {
-            Some(location) => PathBuf::from(location),
-            None => Store::default_location().map_err(|error| wrong(&error))?,
-        };
-        let store = Store::open(location).map_err(|error| wrong(&error))?;
-        store.folder_image(path).map_err(|error| wrong(&error))
-    } else {
-        image::check(path).map_err(|error| wrong(&error))?;
-        Ok(path.to_owned())
+    match options.rootfs_mode {
+        RootfsMode::Virtiofs if path.is_dir() => {
+            // The file system above it takes what the command changes, and wants what is below to stay as it is.
+            shares.push(Share { source: volume::absolute(path)?, read_only: true, cache: Cache::Always });
+            Ok(Rootfs::Share(shares.len() - 1))
+        }
+        RootfsMode::Virtiofs => Err(Error::new(
+            Kind::Rootfs,
+            format!("--rootfs {}: not a folder, as --rootfs-mode virtiofs needs", path.display()),
+        )),
+        RootfsMode::Image if path.is_dir() => {
+            let store = crate::image::open(&options.store).map_err(|error| wrong(&error))?;
+            store.folder_image(path).map(Rootfs::Image).map_err(|error| wrong(&error))
+        }
+        RootfsMode::Image => {
+            image::check(path).map_err(|error| wrong(&error))?;
+            Ok(Rootfs::Image(path.to_owned()))
+        }
     }
 }
 
-/// The command's environment: a few defaults, then what the user gives.
-fn environment(options: &RunOptions) -> Vec<Vec<u8>> {
-    let home = if options.user.uid == 0 { "HOME=/root" } else { "HOME=/" };
+/// The command's environment: a few defaults, then what the image says, then what the user gives.
+fn environment(options: &RunOptions, config: &ProcessConfig, user: &User) -> Vec<Vec<u8>> {
+    let home = if user.uid == 0 { "/root" } else { "/" };
+    let home = format!("HOME={}", user.home.as_deref().unwrap_or(home));
     let mut variables: Vec<Vec<u8>> =
-        vec![PATH.into(), home.into(), format!("HOSTNAME={}", options.hostname).into_bytes()];
+        vec![PATH.into(), home.into_bytes(), format!("HOSTNAME={}", options.hostname).into_bytes()];
     if options.tty {
         let terminal = std::env::var_os("TERM").unwrap_or_else(|| "xterm".into());
         variables.push([b"TERM=", terminal.as_bytes()].concat());
     }
-    for given in &options.env {
-        let Some(variable) = complete(given) else { continue };
+    let given = options.env.iter().filter_map(|given| complete(given));
+    for variable in config.environment.iter().map(|variable| variable.clone().into_bytes()).chain(given) {
         let name_len = variable.iter().position(|byte| *byte == b'=').unwrap_or(variable.len());
-        variables.retain(|other| !other.starts_with(&variable[..=name_len.min(variable.len() - 1)]));
+        let Some(name) = variable.get(..=name_len) else { continue };
+        variables.retain(|other| !other.starts_with(name));
         variables.push(variable);
     }
     variables

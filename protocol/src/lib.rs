@@ -15,6 +15,8 @@
 //!   | -- Hello (version, features) -------> |    this is the ready signal
 //!   | <------ Welcome, SetClock, SeedRandom |    each answered with Done or Failed
 //!   | <------------------- Run (a program)  |
+//!   | -- Created -------------------------> |    only if the program has an `Await`
+//!   | <------------------------- Start      |
 //!   | -- Started -------------------------> |
 //!   | <------------- Signal, Resize, …      |
 //!   | -- Exited --------------------------> |    after the last byte of output was handed over
@@ -48,8 +50,9 @@ mod text;
 
 pub use frame::{Assembler, Frame, HEADER_LEN, Header};
 pub use message::{
-    Action, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Hello, PowerOff, ProcessId, Request,
-    Resize, Run, SeedRandom, SetClock, Signal, Started, Stdio, Welcome, WindowSize,
+    Action, Contents, Created, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Hello, PowerOff,
+    ProcessId, ReadFile, Request, Resize, Run, SeedRandom, SetClock, Signal, SignalGroup, Started, Stdio,
+    WaitFile, Welcome, WindowSize, WriteFile,
 };
 pub use program::{Operation, Operations, ProgramWriter};
 pub use text::{IdList, StrList, WireStr};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Frame, Header, limits, program::Operations};
+use crate::{Error, Frame, Header, limits, program::Operations, text::WireStr};
 
 /// Optional abilities, one bit each. Each side says what it can; what both can is in force. Unknown bits are ignored.
 /// No bit is assigned in this version.
@@ -73,7 +73,8 @@ messages! {
     0x0002 SetClock(SetClock),
     /// Gives the guest's CRNG fresh entropy. Answered with `Done`.
     0x0003 SeedRandom(SeedRandom),
-    /// Starts a process. Answered with `Started` once its program ran up to a successful `execve`.
+    /// Starts a process. Answered with `Started` once its program ran up to a successful `execve`, or with `Created` if
+    /// the program stops at an [`Await`](crate::Operation::Await).
     0x0004 Run(Run<'a>),
     /// Sends a signal to a process. Answered with `Done`.
     0x0005 Signal(Signal),
@@ -83,6 +84,17 @@ messages! {
     0x0007 CloseStdin(ProcessId),
     /// Ends every process and then the guest. Answered with `Done` just before the end.
     0x0008 PowerOff(PowerOff),
+    /// Lets a process go on that waits at its [`Await`](crate::Operation::Await). Answered with `Started`.
+    0x0009 Start(ProcessId),
+    /// Reads a file of the guest's own. Answered with `Contents`.
+    0x000a ReadFile(ReadFile<'a>),
+    /// Writes to a file of the guest's own that is there already. Answered with `Done`.
+    0x000b WriteFile(WriteFile<'a>),
+    /// Waits until a file of the guest's own says something new, and reads it. Answered with `Contents`, however long that
+    /// takes.
+    0x000c WaitFile(WaitFile<'a>),
+    /// Sends a signal to every process of a cgroup. Answered with `Done`.
+    0x000d SignalGroup(SignalGroup<'a>),
 }
 
 messages! {
@@ -98,6 +110,10 @@ messages! {
     0x8004 Started(Started),
     /// A process has ended and its output was handed over. Id 0.
     0x8005 Exited(Exited),
+    /// A process has done everything up to its [`Await`](crate::Operation::Await), and waits there.
+    0x8006 Created(Created),
+    /// What a file says.
+    0x8007 Contents(Contents<'a>),
 }
 
 /// The agent's first words. Its version stands first, so that it can be read whatever follows.
@@ -186,6 +202,46 @@ pub struct Run<'a> {
 pub struct Signal {
     /// To whom.
     pub process: ProcessId,
+    /// The number that Linux on this architecture gives the signal, 1 to 64.
+    pub signal: u8,
+}
+
+/// A file to read. Paths are the agent's own, not a container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadFile<'a> {
+    /// Which file.
+    #[serde(borrow)]
+    pub path: WireStr<'a>,
+    /// Where to begin, in bytes: a file that is longer than one answer is read with several requests.
+    pub offset: u64,
+}
+
+/// Something to write to a file, in one call: to cgroups, for example.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteFile<'a> {
+    /// Which file.
+    #[serde(borrow)]
+    pub path: WireStr<'a>,
+    /// What to write.
+    pub content: &'a [u8],
+}
+
+/// A file to watch: one that tells of its changes by itself (`EPOLLPRI`), such as `cgroup.events` and `memory.events`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitFile<'a> {
+    /// Which file.
+    #[serde(borrow)]
+    pub path: WireStr<'a>,
+    /// What the host has read before. If the file says something else already, the answer comes at once.
+    pub known: &'a [u8],
+}
+
+/// A signal for all that runs in a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalGroup<'a> {
+    /// The cgroup's list of processes: its `cgroup.procs`.
+    #[serde(borrow)]
+    pub processes: WireStr<'a>,
     /// The number that Linux on this architecture gives the signal, 1 to 64.
     pub signal: u8,
 }
@@ -279,4 +335,20 @@ pub struct Exited {
     pub status: ExitStatus,
     /// When it was reaped: nanoseconds of the guest's `CLOCK_MONOTONIC`.
     pub at_ns: u64,
+}
+
+/// A process that waits for its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    /// Its PID in the guest. It keeps it when it goes on.
+    pub pid: u32,
+}
+
+/// What a file says, or a part of it: at most [`MAX_CONTENTS`](limits::MAX_CONTENTS) bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents<'a> {
+    /// The bytes.
+    pub content: &'a [u8],
+    /// Whether the file goes on after them.
+    pub more: bool,
 }

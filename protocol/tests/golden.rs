@@ -6,9 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use mote_protocol::{
-    Action, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Frame, HEADER_LEN, Header, Hello, IdList,
-    Operation, Operations, PowerOff, ProcessId, ProgramWriter, Request, Resize, Run, SeedRandom, SetClock,
-    Signal, Started, Stdio, StrList, VERSION, Welcome, WindowSize,
+    Action, Contents, Created, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Frame, HEADER_LEN,
+    Header, Hello, IdList, Operation, Operations, PowerOff, ProcessId, ProgramWriter, ReadFile, Request,
+    Resize, Run, SeedRandom, SetClock, Signal, SignalGroup, Started, Stdio, StrList, VERSION, WaitFile,
+    Welcome, WindowSize, WriteFile,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -92,6 +93,23 @@ fn requests() {
     check_request(Request::CloseStdin(PROCESS), "02000000 04030201 0700 0000 ac02");
     check_request(Request::PowerOff(PowerOff { action: Action::PowerOff }), "01000000 04030201 0800 0000 00");
     check_request(Request::PowerOff(PowerOff { action: Action::Reboot }), "01000000 04030201 0800 0000 01");
+    check_request(Request::Start(PROCESS), "02000000 04030201 0900 0000 ac02");
+    check_request(
+        Request::ReadFile(ReadFile { path: c"/f".into(), offset: 300 }),
+        "06000000 04030201 0a00 0000 032f6600ac02",
+    );
+    check_request(
+        Request::WriteFile(WriteFile { path: c"/f".into(), content: b"max" }),
+        "08000000 04030201 0b00 0000 032f6600036d6178",
+    );
+    check_request(
+        Request::WaitFile(WaitFile { path: c"/f".into(), known: b"a\n" }),
+        "07000000 04030201 0c00 0000 032f660002610a",
+    );
+    check_request(
+        Request::SignalGroup(SignalGroup { processes: c"/f".into(), signal: 15 }),
+        "05000000 04030201 0d00 0000 032f66000f",
+    );
 }
 
 #[test]
@@ -137,6 +155,11 @@ fn events() {
         Event::Exited(Exited { process: PROCESS, status: ExitStatus::Signal(9), at_ns: 9 }),
         "05000000 05000000 0580 0000 ac02010909",
     );
+    check_event(Event::Created(Created { pid: 300 }), "02000000 05000000 0680 0000 ac02");
+    check_event(
+        Event::Contents(Contents { content: b"oom 1\n", more: true }),
+        "08000000 05000000 0780 0000 066f6f6d20310a01",
+    );
 }
 
 #[test]
@@ -173,4 +196,91 @@ fn operations() {
         Operation::BindMount { source: c"/s".into(), target: c"/t".into(), recursive: true },
         "0b032f7300032f740001",
     );
+}
+
+#[test]
+fn operations_of_containers() {
+    let list = StrList::from_bytes(b"a=b\0c\0").unwrap();
+    let target = c"/t".into();
+    check_operation(Operation::Await, "0c");
+    check_operation(Operation::Join { process: PROCESS, namespaces: 0x2000_0000 }, "0dac028080808002");
+    check_operation(
+        Operation::EnterUserNamespace { uids: c"0 1 2\n".into(), gids: c"".into() },
+        "0e07302031 20320a000100",
+    );
+    check_operation(Operation::WriteFile { path: target, content: b"0" }, "0f032f74000130");
+    check_operation(Operation::WriteProc { path: target, content: b"0" }, "10032f74000130");
+    check_operation(
+        Operation::MakeDevice { path: target, mode: 0o020_666, major: 1, minor: 300, uid: 5, gid: 6 },
+        "11032f7400b64301ac020506",
+    );
+    check_operation(
+        Operation::Bind {
+            source: c"/s".into(),
+            target,
+            recursive: true,
+            uids: c"0 1 2".into(),
+            gids: c"".into(),
+            recursive_ids: true,
+        },
+        "12032f7300032f740001063020312032000100 01",
+    );
+    check_operation(
+        Operation::ChangeMount { target, recursive: true, set: 1, clear: 0x80, propagation: 1 << 20 },
+        "13032f7400010180018080 40",
+    );
+    check_operation(
+        Operation::MountCopy { target, attributes: 6, options: list },
+        "14032f74000606613d62006300",
+    );
+    check_operation(Operation::BindTerminal { target }, "15032f7400");
+    check_operation(Operation::MaskPath { path: target }, "16032f7400");
+    check_operation(Operation::ProtectPath { path: target }, "17032f7400");
+    check_operation(Operation::SetDomainname { name: c"d".into() }, "18026400");
+}
+
+#[test]
+fn operations_of_processes() {
+    let list = StrList::from_bytes(b"a=b\0c\0").unwrap();
+    check_operation(Operation::GiveStreams { uid: 300, gid: 1 }, "19ac0201");
+    check_operation(Operation::KeepCapabilities, "1a");
+    check_operation(Operation::BoundCapabilities { keep: 1 << 40 }, "1b808080808020");
+    check_operation(
+        Operation::SetCapabilities { effective: 1, permitted: 2, inheritable: 3, ambient: 4 },
+        "1c01020304",
+    );
+    check_operation(Operation::SetLimit { resource: 7, soft: 1024, hard: 2048 }, "1d0780088010");
+    check_operation(Operation::SetUmask { mask: 0o77 }, "1e3f");
+    check_operation(Operation::SetNoNewPrivileges, "1f");
+    check_operation(Operation::SetSeccomp { flags: 2, filter: &[6, 0, 0, 0] }, "20020406000000");
+    check_operation(
+        Operation::SetScheduler {
+            policy: 6,
+            flags: 1,
+            nice: -3,
+            priority: 2,
+            runtime: 3,
+            deadline: 4,
+            period: 5,
+        },
+        "210601050203 0405",
+    );
+    check_operation(Operation::SetIoPriority { priority: 0x4007 }, "22878001");
+    check_operation(Operation::SetPersonality { persona: 8 }, "2308");
+    check_operation(Operation::FilterDevices { cgroup: c"/g".into(), program: &[0x95] }, "24032f67000195");
+    check_operation(
+        Operation::CheckExecutable { name: c"sh".into(), path: c"/bin".into() },
+        "25037368 00052f62696e00",
+    );
+    check_operation(
+        Operation::RunHook {
+            path: c"/h".into(),
+            arguments: list,
+            environment: StrList::default(),
+            input: b"{}",
+            timeout_ms: 300,
+        },
+        "26032f680006613d6200630000027b7dac02",
+    );
+    check_operation(Operation::RaiseLoopback, "27");
 }

@@ -5,9 +5,10 @@
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{
-    Action, Assembler, Error, ErrorCode, Event, ExitStatus, Exited, Failed, Features, Frame, HEADER_LEN,
-    Header, Hello, IdList, Operation, Operations, PowerOff, ProcessId, ProgramWriter, Request, Resize, Run,
-    SeedRandom, SetClock, Signal, Started, Stdio, StrList, Welcome, WindowSize,
+    Action, Assembler, Contents, Created, Error, ErrorCode, Event, ExitStatus, Exited, Failed, Features,
+    Frame, HEADER_LEN, Header, Hello, IdList, Operation, Operations, PowerOff, ProcessId, ProgramWriter,
+    ReadFile, Request, Resize, Run, SeedRandom, SetClock, Signal, SignalGroup, Started, Stdio, StrList,
+    WaitFile, Welcome, WindowSize, WriteFile,
 };
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
@@ -76,6 +77,60 @@ impl Parts {
             Operation::ChangeDirectory { path: a },
             Operation::Exec { arguments: options, environment },
             Operation::BindMount { source: a, target: b, recursive: self.flag },
+            Operation::Await,
+            Operation::Join { process: ProcessId(uid), namespaces },
+            Operation::EnterUserNamespace { uids: a, gids: b },
+            Operation::WriteFile { path: a, content: &self.seed },
+            Operation::WriteProc { path: b, content: &self.list },
+            Operation::MakeDevice { path: a, mode, major: namespaces, minor: mode, uid, gid },
+            Operation::Bind {
+                source: a,
+                target: b,
+                recursive: self.flag,
+                uids: c,
+                gids: a,
+                recursive_ids: !self.flag,
+            },
+            Operation::ChangeMount { target: a, recursive: self.flag, set, clear, propagation: attributes },
+            Operation::MountCopy { target: a, attributes, options },
+            Operation::BindTerminal { target: a },
+            Operation::MaskPath { path: a },
+            Operation::ProtectPath { path: b },
+            Operation::SetDomainname { name: c },
+            Operation::GiveStreams { uid, gid },
+            Operation::KeepCapabilities,
+            Operation::BoundCapabilities { keep: set },
+            Operation::SetCapabilities {
+                effective: set,
+                permitted: clear,
+                inheritable: attributes,
+                ambient: set,
+            },
+            Operation::SetLimit { resource: self.bytes[0], soft: set, hard: clear },
+            Operation::SetUmask { mask: mode },
+            Operation::SetNoNewPrivileges,
+            Operation::SetSeccomp { flags: mode, filter: &self.ids },
+            Operation::SetScheduler {
+                policy: mode,
+                flags: set,
+                nice: i32::from_le_bytes(uid.to_le_bytes()),
+                priority: gid,
+                runtime: set,
+                deadline: clear,
+                period: attributes,
+            },
+            Operation::SetIoPriority { priority: self.tiny[0] },
+            Operation::SetPersonality { persona: mode },
+            Operation::FilterDevices { cgroup: a, program: &self.ids },
+            Operation::CheckExecutable { name: a, path: b },
+            Operation::RunHook {
+                path: a,
+                arguments: options,
+                environment,
+                input: self.words.as_bytes(),
+                timeout_ms: mode,
+            },
+            Operation::RaiseLoopback,
         ]
     }
 
@@ -94,6 +149,14 @@ impl Parts {
             Request::Resize(Resize { process, size }),
             Request::CloseStdin(process),
             Request::PowerOff(PowerOff { action }),
+            Request::Start(process),
+            Request::ReadFile(ReadFile { path: self.texts[0].as_c_str().into(), offset: self.numbers[2] }),
+            Request::WriteFile(WriteFile { path: self.texts[1].as_c_str().into(), content: &self.list }),
+            Request::WaitFile(WaitFile { path: self.texts[2].as_c_str().into(), known: &self.ids }),
+            Request::SignalGroup(SignalGroup {
+                processes: self.texts[0].as_c_str().into(),
+                signal: self.bytes[1],
+            }),
         ]
     }
 
@@ -120,6 +183,8 @@ impl Parts {
             Event::Failed(Failed { code, errno: self.tiny[0], operation: self.operation, text: &self.words }),
             Event::Started(Started { pid, at_ns: sent_ns }),
             Event::Exited(Exited { process: ProcessId(process), status, at_ns: entered_ns }),
+            Event::Created(Created { pid }),
+            Event::Contents(Contents { content: &self.other_list, more: self.flag }),
         ]
     }
 }
@@ -220,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_decoded_or_refused(bytes in vec(any::<u8>(), 0..200), kind in 0..12_u16) {
+    fn random_bytes_are_decoded_or_refused(bytes in vec(any::<u8>(), 0..200), kind in 0..16_u16) {
         for kind in [kind, 0x8000 | kind] {
             let frame = Frame { id: 1, kind, body: &bytes };
             if let Ok(Request::Run(run)) = Request::decode(frame) {

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 
-/// Why a folder could not be made into an image.
+use crate::digest::Digest;
+use crate::layer::LayerError;
+
+/// Why something could not be done with an image or the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -34,12 +36,6 @@ pub enum Error {
         /// Why.
         #[source]
         source: io::Error,
-    },
-    /// A file name has 255 bytes, which Linux allows and `mkfs.erofs` does not handle.
-    #[error("cannot pack {}: its name is longer than 254 bytes", path.display())]
-    NameTooLong {
-        /// The file.
-        path: PathBuf,
     },
     /// The folder was written to while it was packed, so the image may be of no state that it ever had.
     #[error("the folder {} changed while it was packed: try again when nothing writes to it", path.display())]
@@ -76,44 +72,136 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The program that packs images is not there.
-    #[error("{} is not installed: install the package erofs-utils", program.display())]
-    MkfsMissing {
-        /// The program as it was called.
-        program: PathBuf,
+    /// A name of an image is none.
+    #[error("{name:?} is no name of an image: {why}")]
+    Name {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
-    /// The program that packs images could not be started or waited for.
-    #[error("cannot run {}", program.display())]
-    MkfsStart {
-        /// The program as it was called.
-        program: PathBuf,
+    /// The store has no image of this name or ID.
+    #[error("no such image: {name}")]
+    NoSuchImage {
+        /// What was given.
+        name: String,
+    },
+    /// Several images have IDs that start so.
+    #[error("{name} is the beginning of several images' IDs: give more of it")]
+    Ambiguous {
+        /// What was given.
+        name: String,
+    },
+    /// A machine runs of the image.
+    #[error("the image {name} is in use: end what runs of it, or remove it with --force")]
+    InUse {
+        /// What was given.
+        name: String,
+    },
+    /// An image that is to be removed by its ID has several names.
+    #[error("the image {} has several names ({names}): remove them, or it with --force", id.short())]
+    SeveralNames {
+        /// The image.
+        id: Digest,
+        /// Its names.
+        names: String,
+    },
+    /// What is to be imported is nothing of which an image can be made.
+    #[error("{} is no image, no archive and no folder: {why}", path.display())]
+    NotAnImage {
+        /// The path as it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What is to be imported has several images, and one name was given for them.
+    #[error("{} has {count} images: import them without a name", path.display())]
+    SeveralImages {
+        /// The path as it was given.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+    },
+    /// A manifest, configuration or index cannot be understood.
+    #[error("the image's {what} is damaged: {why}")]
+    Document {
+        /// Which.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The image is for other machines.
+    #[error("the image is not for this machine: it is for {}, and this is {wanted}", if found.is_empty() { "none" } else { found })]
+    Platform {
+        /// What this machine is.
+        wanted: String,
+        /// What the image is for.
+        found: String,
+    },
+    /// A blob is not what its name says.
+    #[error("the blob {} is not what it should be: {why}", digest.short())]
+    Blob {
+        /// Its name.
+        digest: Digest,
+        /// The difference.
+        why: String,
+    },
+    /// A blob cannot be read where it comes from.
+    #[error("cannot read the blob {}", digest.short())]
+    BlobUnreadable {
+        /// Its name.
+        digest: Digest,
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// The program that packs images gave up.
-    #[error("{} failed on {} ({status}): {message}", program.display(), folder.display())]
-    MkfsFailed {
-        /// The program as it was called.
-        program: PathBuf,
-        /// The folder that it was to pack.
-        folder: PathBuf,
-        /// How it ended.
-        status: ExitStatus,
-        /// The last lines that it wrote to its standard error, joined to one.
-        message: String,
+    /// A blob is not where the image comes from.
+    #[error("the blob {} is missing", digest.short())]
+    BlobMissing {
+        /// Its name.
+        digest: Digest,
     },
-    /// The program that packs images reported success and left something else than an image.
-    #[error("{} made no usable image of {}", program.display(), folder.display())]
-    MkfsImage {
-        /// The program as it was called.
-        program: PathBuf,
-        /// The folder that it was to pack.
-        folder: PathBuf,
-        /// What is wrong with the image.
+    /// A layer cannot be applied.
+    #[error("cannot unpack the layer {}", digest.short())]
+    Layer {
+        /// The layer's blob.
+        digest: Digest,
+        /// Why.
         #[source]
-        source: ImageError,
+        source: LayerError,
     },
+    /// The image is larger than the limit.
+    #[error("the image has more than {limit} bytes: allow it with --max-size if you trust it")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// A registry did not give an image.
+    #[error("cannot pull {name}: {why}")]
+    Registry {
+        /// The image's name.
+        name: String,
+        /// What the registry, or the way to it, had against it.
+        why: String,
+    },
+    /// A file with credentials cannot be used.
+    #[error("cannot use the credentials in {}: {why}", path.display())]
+    Credentials {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image could not be written to where the caller wants it.
+    #[error("cannot write the archive")]
+    Output {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The caller wanted to stop.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Why a file is not an image that can be booted from.

@@ -1,7 +1,9 @@
 //! Is this file an EROFS image, and is all of it there?
 //!
-//! The superblock is that of the kernel's `fs/erofs/erofs_fs.h`. Nothing beyond it is looked at: the guest mounts the
-//! image, and what the image says about files is the guest's to distrust. No other format is ever guessed.
+//! The superblock is that of the kernel's `fs/erofs/erofs_fs.h`. To check an image, nothing beyond it is looked at: the guest
+//! mounts the image, and what the image says about files is the guest's to distrust. No other format is ever guessed.
+
+mod reader;
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,6 +13,8 @@ use std::path::Path;
 use nix::libc;
 
 use crate::error::ImageError;
+
+pub use reader::{Reader, Resolved};
 
 /// Where the superblock starts, in bytes.
 const SUPERBLOCK_OFFSET: u64 = 1024;

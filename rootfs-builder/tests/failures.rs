@@ -4,29 +4,14 @@
 mod support;
 
 use std::error::Error as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
 use mote_rootfs_builder::{Error, Store};
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Uid, setfsuid};
 use support::{Scene, is_root};
-
-/// Packs a changed folder with `program`, which has to fail, in a store that has an image already.
-fn fails(scene: &Scene, program: &Path) -> Error {
-    scene.store().folder_image(&scene.folder()).unwrap();
-    fs::write(scene.folder().join("more"), vec![1; 100_000]).unwrap();
-    let before = scene.stored();
-    let error = scene.store().with_mkfs(program).folder_image(&scene.folder()).unwrap_err();
-    assert_eq!(scene.stored(), before);
-    assert_eq!(error.to_string().lines().count(), 1, "{error}");
-    error
-}
 
 #[test]
 fn a_folder_that_cannot_be_packed_is_named() {
@@ -85,16 +70,6 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_name_that_mkfs_would_cut_off_is_refused() {
-    let scene = Scene::new();
-    let long = scene.folder().join("n".repeat(255));
-    fs::write(&long, "").unwrap();
-    let error = scene.store().folder_image(&scene.folder()).unwrap_err();
-    assert!(matches!(&error, Error::NameTooLong { path } if *path == long), "{error}");
-    assert_eq!(scene.stored(), []);
-}
-
-#[test]
 fn a_store_that_cannot_be_written_is_named() {
     let scene = Scene::new();
     let error = Store::open(scene.folder().join("file/store")).unwrap_err();
@@ -113,56 +88,6 @@ fn a_store_that_cannot_be_written_is_named() {
     assert!(matches!(&error, Error::Store { path, .. } if *path == tmp), "{error}");
     fs::set_permissions(&tmp, fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(scene.stored(), []);
-}
-
-#[test]
-fn a_missing_mkfs_names_its_package() {
-    let scene = Scene::new();
-    let error = fails(&scene, Path::new("/nonexistent/mkfs.erofs"));
-    assert!(matches!(error, Error::MkfsMissing { .. }), "{error}");
-    assert!(error.to_string().contains("erofs-utils"), "{error}");
-}
-
-#[test]
-fn a_failing_mkfs_is_quoted() {
-    let scene = Scene::new();
-    let script = scene.script("mkfs", "seq 100000 >&2; echo 'the last words' >&2; exit 3");
-    let error = fails(&scene, &script);
-    assert!(
-        matches!(&error, Error::MkfsFailed { message, status, .. }
-            if message == "99998; 99999; 100000; the last words" && status.code() == Some(3)),
-        "{error}"
-    );
-    let error = fails(&scene, &scene.script("silent", "exit 1"));
-    assert!(matches!(&error, Error::MkfsFailed { .. }), "{error}");
-    let error = fails(&scene, &scene.script("nothing", "exit 0"));
-    assert!(matches!(&error, Error::MkfsImage { .. }), "{error}");
-}
-
-#[test]
-fn a_file_size_limit_is_a_failure() {
-    let scene = Scene::new();
-    // The kernel kills whoever goes beyond the limit, and fails the write of whoever ignores that.
-    for (name, trap) in [("killed", ""), ("told", "trap '' XFSZ; ")] {
-        let script = scene.script(name, &format!("{trap}ulimit -f 8; exec mkfs.erofs \"$@\""));
-        let error = fails(&scene, &script);
-        assert!(matches!(&error, Error::MkfsFailed { .. }), "{error}");
-    }
-}
-
-#[test]
-fn a_change_while_packing_is_noticed() {
-    let scene = Scene::new();
-    for (name, change) in [
-        ("touch", "touch \"$folder/file\""),
-        ("swap", "mv \"$folder/file\" \"$folder/x\"; mv \"$folder/x\" \"$folder/file\""),
-        ("delete", "rm \"$folder/file\""),
-    ] {
-        let script = scene.script(name, &format!("mkfs.erofs \"$@\"; {change}"));
-        let error = fails(&scene, &script);
-        assert!(matches!(&error, Error::FolderChanged { .. }), "{name}: {error}");
-        fs::write(scene.folder().join("file"), "content").unwrap();
-    }
 }
 
 /// Runs the test `name` again as a process of its own, through `command` and with `variable` set to `value`.
@@ -206,7 +131,7 @@ fn full_disk(path: &Path) {
     fs::write(scene.folder().join("large"), vec![1; 1 << 20]).unwrap();
     let listing = || {
         let mut found = Vec::new();
-        for folder in ["images", "index", "tmp"] {
+        for folder in ["blobs/sha256", "images", "folders", "tmp"] {
             let entries = fs::read_dir(path.join("store").join(folder)).unwrap();
             found.extend(entries.map(|entry| entry.unwrap().path()));
         }
@@ -238,46 +163,30 @@ fn image_length(scene: &Scene) -> u64 {
 }
 
 #[test]
-fn a_killed_process_takes_mkfs_with_it_and_its_rest_is_cleaned_up() {
-    const SCENE: &str = "MOTE_TEST_KILLED_SCENE";
-    let name = "a_killed_process_takes_mkfs_with_it_and_its_rest_is_cleaned_up";
-    if let Some(path) = std::env::var_os(SCENE) {
-        let path = Path::new(&path);
-        let store = Store::open(path.join("store")).unwrap().with_mkfs(path.join("mkfs"));
-        panic!("still alive: {:?}", store.folder_image(&path.join("folder")));
-    }
+fn what_a_killed_process_left_does_no_harm() {
     let scene = Scene::new();
-    let [alive, never] = ["alive", "never"].map(|name| {
-        let pipe = scene.path().join(name);
-        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        pipe
-    });
-    // Holds a pipe open for as long as it lives, and waits on another one for what never comes.
-    scene.script(
-        "mkfs",
-        &format!("exec 3>'{}'; echo started >&3; read -r _ <'{}'", alive.display(), never.display()),
-    );
-    let alive = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(alive).unwrap();
-    let mut child = again(&mut Command::new("env"), name, SCENE, scene.path());
-    assert_eq!(next(&alive), b"started\n");
-    assert_eq!(scene.stored().len(), 1, "the temporary");
-
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(next(&alive), b"", "the program in the place of mkfs.erofs has ended");
-
     let image = scene.store().folder_image(&scene.folder()).unwrap();
-    assert!(image.exists());
-    assert!(scene.stored().iter().all(|(path, _)| !path.parent().unwrap().ends_with("tmp")));
-}
-
-/// Waits for what comes through `pipe`; nothing, when everyone who held its other end has died.
-fn next(mut pipe: &File) -> Vec<u8> {
-    let mut ends = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-    let ready = poll(&mut ends, PollTimeout::from(20_000_u16)).unwrap();
-    assert_eq!(ready, 1, "nothing came for 20 seconds");
-    let mut bytes = vec![0; 100];
-    let length = pipe.read(&mut bytes).unwrap();
-    bytes.truncate(length);
-    bytes
+    let whole = fs::read(&image).unwrap();
+    // It was killed while it packed: the temporary is there, and neither the image nor its entry.
+    for (path, _) in scene.stored() {
+        if path.parent().unwrap().ends_with("folders") {
+            let fingerprint = path.file_name().unwrap().to_str().unwrap().replace("sha256-", "folder-");
+            fs::write(scene.store_path().join("tmp").join(fingerprint), vec![7; 1 << 20]).unwrap();
+        }
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(scene.store().folder_image(&scene.folder()).unwrap(), image);
+    assert_eq!(fs::read(&image).unwrap(), whole);
+    fs::write(scene.store_path().join("tmp/blob-of-another"), "part").unwrap();
+    assert_eq!(scene.stored().len(), 3);
+    let removed = scene.store().prune(false).unwrap();
+    assert_eq!((removed.freed, scene.stored().len()), (4, 2));
+    // With everything else goes what was made of folders, but not what is held.
+    let held = scene.store().hold(&image).unwrap();
+    scene.store().prune(true).unwrap();
+    assert_eq!(scene.stored().len(), 1);
+    drop(held);
+    scene.store().prune(true).unwrap();
+    assert_eq!(scene.stored(), []);
+    assert!(scene.store().hold(&image).unwrap().is_none());
 }

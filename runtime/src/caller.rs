@@ -36,6 +36,10 @@ pub struct Outcome {
     pub result: Result<u8, Error>,
     /// What was reached when, as far as it came.
     pub timeline: Timeline,
+    /// The sandbox process, if it was not waited for: it has said all it had to say and has closed its streams, and the host's
+    /// kernel takes its VM apart, which can be tens of milliseconds of waiting for grace periods. A caller that ends at once can
+    /// leave that to the kernel; one that lives on has to [`wait`](Child::wait) for it at some time.
+    pub leaving: Option<Child>,
 }
 
 /// Runs `spec` in a sandbox process of its own: this program, called with `arguments`, which must lead it to
@@ -44,11 +48,17 @@ pub struct Outcome {
 /// Call it from a program without other threads: it takes signals for the whole process.
 #[must_use]
 pub fn run(spec: &Spec, arguments: &[std::ffi::OsString], mut timeline: Timeline) -> Outcome {
-    let result = run_inner(spec, arguments, &mut timeline);
-    Outcome { result, timeline }
+    let mut leaving = None;
+    let result = run_inner(spec, arguments, &mut timeline, &mut leaving);
+    Outcome { result, timeline, leaving }
 }
 
-fn run_inner(spec: &Spec, arguments: &[std::ffi::OsString], timeline: &mut Timeline) -> Result<u8, Error> {
+fn run_inner(
+    spec: &Spec,
+    arguments: &[std::ffi::OsString],
+    timeline: &mut Timeline,
+    leaving: &mut Option<Child>,
+) -> Result<u8, Error> {
     let signals = Signals::take(&[Signal::SIGWINCH])?;
     let stdin = std::io::stdin();
     let terminal = match spec.process.streams {
@@ -61,13 +71,13 @@ fn run_inner(spec: &Spec, arguments: &[std::ffi::OsString], timeline: &mut Timel
     let _ = lifeline::send(&mut lifeline, spec);
     let report = supervise(&mut child, &mut lifeline, &signals)?;
     drop(terminal);
-    let status = child.wait().map_err(host("wait for the sandbox process"))?;
     match report {
         Some(report) => {
+            *leaving = Some(child);
             timeline.marks.extend(report.timeline.marks);
             report.result.map_err(|failure| Error(Box::new(failure)))
         }
-        None => Err(died(status)),
+        None => Err(died(child.wait().map_err(host("wait for the sandbox process"))?)),
     }
 }
 

@@ -9,6 +9,8 @@ pub enum Kind {
     Kernel,
     /// The root file system.
     Rootfs,
+    /// A folder or a file that the guest is to see.
+    Share,
     /// The hypervisor, or the resources asked of it.
     Hypervisor,
     /// The guest ended or misbehaved before the command did.

@@ -3,14 +3,18 @@
 //! The guest's root is put together from the image and a tmpfs overlay, so the image never changes; then come the file systems
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
+mod describe;
+
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{IdList, Operation, Operations, ProgramWriter, StrList, limits};
 
+use self::describe::describe;
 use crate::{
     Error,
     error::Kind,
-    spec::{Process, Spec},
+    shares,
+    spec::{Process, Rootfs, Spec, Volume},
 };
 
 /// `MOUNT_ATTR_*` of `linux/mount.h`.
@@ -58,20 +62,33 @@ const DEV_LINKS: &[(&CStr, &CStr)] = &[
 ];
 
 /// A compiled program.
-pub(crate) struct Program(Vec<u8>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(Vec<u8>);
 
 impl Program {
+    /// A program that was compiled before.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The program as the guest gets it.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
-        let strings = Strings::of(&spec.process)?;
-        let mut buf = vec![0; limits::MAX_REQUEST];
-        let mut writer = ProgramWriter::new(&mut buf);
-        let mut push = |operation: Operation<'_>| writer.push(&operation).map_err(|_| too_long());
-        root(spec, &mut push)?;
+        if let Some(program) = &spec.program {
+            return Ok(Self::from_bytes(program.clone()));
+        }
+        let strings = Strings::of(spec)?;
+        let mut builder = Builder::new();
+        let mut push = |operation: Operation<'_>| builder.push(operation);
+        root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
-        let used = writer.finish().as_bytes().len();
-        buf.truncate(used);
-        Ok(Self(buf))
+        Ok(builder.finish())
     }
 
     pub(crate) fn operations(&self) -> Operations<'_> {
@@ -87,24 +104,69 @@ impl Program {
     }
 }
 
-fn too_long() -> Error {
-    Error::new(Kind::Process, "the command line and the environment together are too long (limit: 512 KiB)")
+/// A program that grows by one operation after the other.
+pub(crate) struct Builder {
+    buf: Vec<u8>,
+    used: usize,
+}
+
+impl Builder {
+    /// An empty program.
+    pub(crate) fn new() -> Self {
+        Self { buf: vec![0; limits::MAX_REQUEST], used: 0 }
+    }
+
+    /// Appends an operation.
+    ///
+    /// # Errors
+    /// The program is longer than one request can be.
+    pub(crate) fn push(&mut self, operation: Operation<'_>) -> Result<(), Error> {
+        let mut writer = ProgramWriter::new(&mut self.buf[self.used..]);
+        writer.push(&operation).map_err(|_| {
+            Error::new(
+                Kind::Process,
+                "the command line, the environment and all else that was asked for are too long together (limit: 512 KiB)",
+            )
+        })?;
+        self.used += writer.finish().as_bytes().len();
+        Ok(())
+    }
+
+    /// The program.
+    pub(crate) fn finish(mut self) -> Program {
+        self.buf.truncate(self.used);
+        Program(self.buf)
+    }
 }
 
 /// Puts the root together and enters it.
-fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn root(
+    spec: &Spec,
+    strings: &Strings,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
     push(Operation::Unshare { namespaces: CLONE_NEWNS })?;
     for path in [c"/image", c"/overlay", c"/root"] {
         push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
     }
-    push(Operation::Mount {
-        fs_type: c"erofs".into(),
-        source: c"/dev/vda".into(),
-        target: c"/image".into(),
-        attributes: RDONLY,
-        // The file system itself, not only this mount of it: else the kernel wants to write to the device.
-        options: list(b"ro\0"),
-    })?;
+    if !spec.shares.is_empty() {
+        shares::mount(push)?;
+    }
+    match spec.rootfs {
+        Rootfs::Image(_) => push(Operation::Mount {
+            fs_type: c"erofs".into(),
+            source: c"/dev/vda".into(),
+            target: c"/image".into(),
+            attributes: RDONLY,
+            // The file system itself, not only this mount of it: else the kernel wants to write to the device.
+            options: list(b"ro\0"),
+        })?,
+        Rootfs::Share(index) => push(Operation::BindMount {
+            source: shares::guest_path(index).as_c_str().into(),
+            target: c"/image".into(),
+            recursive: false,
+        })?,
+    }
     push(Operation::Mount {
         fs_type: c"tmpfs".into(),
         source: c"tmpfs".into(),
@@ -139,10 +201,49 @@ fn root(spec: &Spec, push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>) 
     for (content, path) in DEV_LINKS {
         push(Operation::MakeSymlink { content: (*content).into(), path: (*path).into() })?;
     }
+    for folder in &strings.folders {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
+    }
+    for (source, folder) in &strings.writable {
+        push(Operation::MakeDirectory { path: folder.as_c_str().into(), mode: 0o755 })?;
+        if spec.read_only {
+            // A mount of its own stays as it is when the root is closed.
+            push(Operation::BindMount {
+                source: source.as_c_str().into(),
+                target: folder.as_c_str().into(),
+                recursive: false,
+            })?;
+        }
+    }
+    for (volume, target) in spec.volumes.iter().zip(&strings.volumes) {
+        bind(spec, volume, target, push)?;
+    }
     if spec.read_only {
         push(Operation::SetMountAttributes { target: c"/".into(), set: RDONLY, clear: 0 })?;
     }
     push(Operation::EnterRoot)
+}
+
+/// Shows a volume to the command. It brings no devices and no privileges with it.
+fn bind(
+    spec: &Spec,
+    volume: &Volume,
+    target: &CStr,
+    push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let share = spec.shares.get(volume.share).ok_or_else(|| {
+        Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
+    })?;
+    push(Operation::Bind {
+        source: shares::guest_path(volume.share).as_c_str().into(),
+        target: target.into(),
+        recursive: false,
+        uids: c"".into(),
+        gids: c"".into(),
+        recursive_ids: false,
+    })?;
+    let read_only = if share.read_only { RDONLY } else { 0 };
+    push(Operation::SetMountAttributes { target: target.into(), set: NOSUID | NODEV | read_only, clear: 0 })
 }
 
 /// The command and what it finds around itself.
@@ -152,21 +253,32 @@ fn surroundings(
     push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     push(Operation::SetHostname { name: strings.hostname.as_c_str().into() })?;
-    push(Operation::SetIds { uid: process.uid, gid: process.gid, groups: IdList::default() })?;
+    push(Operation::SetIds {
+        uid: process.uid,
+        gid: process.gid,
+        groups: IdList::from_bytes(&strings.groups).unwrap_or_default(),
+    })?;
     push(Operation::ChangeDirectory { path: strings.directory.as_c_str().into() })?;
     push(Operation::Exec { arguments: list(&strings.arguments), environment: list(&strings.environment) })
 }
 
-/// A process's strings in the form that the wire wants.
+/// A specification's strings in the form that the wire wants.
 struct Strings {
     arguments: Vec<u8>,
     environment: Vec<u8>,
     directory: CString,
     hostname: CString,
+    groups: Vec<u8>,
+    folders: Vec<CString>,
+    /// Each as the guest sees it, and as the command does.
+    writable: Vec<(CString, CString)>,
+    /// Where the volumes are mounted.
+    volumes: Vec<CString>,
 }
 
 impl Strings {
-    fn of(process: &Process) -> Result<Self, Error> {
+    fn of(spec: &Spec) -> Result<Self, Error> {
+        let process = &spec.process;
         let c_string = |what: &str, bytes: &[u8]| {
             CString::new(bytes)
                 .map_err(|_| Error::new(Kind::Process, format!("{what} must not contain a NUL byte")))
@@ -196,11 +308,41 @@ impl Strings {
         if process.hostname.is_empty() || process.hostname.len() > 64 {
             return Err(Error::new(Kind::Process, "the host name must have 1 to 64 bytes"));
         }
+        if process.groups.len() > limits::MAX_GROUPS {
+            return Err(Error::new(
+                Kind::Process,
+                format!(
+                    "the user has more than {} groups: name one, as in --user USER:GROUP",
+                    limits::MAX_GROUPS
+                ),
+            ));
+        }
         Ok(Self {
             arguments: joined("the command line", &process.arguments)?,
             environment: joined("the environment", &process.environment)?,
             directory: c_string("the working directory", &process.directory)?,
             hostname: c_string("the host name", process.hostname.as_bytes())?,
+            groups: process.groups.iter().flat_map(|group| group.to_le_bytes()).collect(),
+            folders: spec
+                .folders
+                .iter()
+                .map(|folder| c_string("a folder", folder))
+                .collect::<Result<_, _>>()?,
+            writable: spec
+                .writable
+                .iter()
+                .map(|folder| {
+                    Ok((
+                        c_string("a folder", &[b"/root", &**folder].concat())?,
+                        c_string("a folder", folder)?,
+                    ))
+                })
+                .collect::<Result<_, Error>>()?,
+            volumes: spec
+                .volumes
+                .iter()
+                .map(|volume| c_string("the target of a volume", &volume.target))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -208,27 +350,6 @@ impl Strings {
 /// `bytes` hold strings with their NULs: this file's constants, and what `Strings` joined.
 fn list(bytes: &[u8]) -> StrList<'_> {
     StrList::from_bytes(bytes).unwrap_or_default()
-}
-
-fn describe(operation: &Operation<'_>) -> String {
-    let text = |string: mote_protocol::WireStr<'_>| string.as_c_str().to_string_lossy().into_owned();
-    match *operation {
-        Operation::Unshare { .. } => "make namespaces".into(),
-        Operation::MakeDirectory { path, .. } => format!("make folder {}", text(path)),
-        Operation::MakeSymlink { path, .. } => format!("make symbolic link {}", text(path)),
-        Operation::Mount { fs_type, target, .. } => format!("mount {} on {}", text(fs_type), text(target)),
-        Operation::BindMount { source, target, .. } => format!("bind {} to {}", text(source), text(target)),
-        Operation::SetMountAttributes { target, .. } => format!("change the mount at {}", text(target)),
-        Operation::SetRoot { path } => format!("use {} as root", text(path)),
-        Operation::EnterRoot => "enter the root".into(),
-        Operation::SetHostname { name } => format!("set host name {}", text(name)),
-        Operation::SetIds { uid, gid, .. } => format!("become user {uid}:{gid}"),
-        Operation::ChangeDirectory { path } => format!("change to working directory {}", text(path)),
-        Operation::Exec { arguments, .. } => {
-            let program = arguments.iter().next().map(|name| name.to_string_lossy().into_owned());
-            format!("execute {}", program.unwrap_or_default())
-        }
-    }
 }
 
 #[cfg(test)]
@@ -244,17 +365,24 @@ mod tests {
             kernel: "/k".into(),
             initrd: None,
             kernel_options: String::new(),
-            rootfs: "/r".into(),
+            rootfs: Rootfs::Image("/r".into()),
             read_only: false,
+            folders: Vec::new(),
+            writable: Vec::new(),
+            shares: Vec::new(),
+            volumes: Vec::new(),
             console: None,
+            program: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
                 environment: vec![b"A=1".to_vec()],
                 directory: b"/".to_vec(),
                 uid: 1,
                 gid: 2,
+                groups: Vec::new(),
                 hostname: "h".into(),
                 streams: Streams::Pipes,
+                stop_signal: None,
             },
         }
     }
@@ -281,6 +409,27 @@ mod tests {
     }
 
     #[test]
+    fn writable_folders_stay_open_when_the_root_is_closed() {
+        let words = |read_only| {
+            let spec = Spec {
+                read_only,
+                writable: vec![b"/data".to_vec()],
+                folders: vec![b"/w".to_vec()],
+                ..spec()
+            };
+            let program = Program::compile(&spec).unwrap();
+            program.operations().map(|operation| describe(&operation.unwrap())).collect::<Vec<_>>()
+        };
+        let at = |words: &[String], word: &str| words.iter().position(|other| other == word);
+        let open = words(false);
+        assert!(at(&open, "make folder /data").is_some() && at(&open, "make folder /w").is_some());
+        assert_eq!(at(&open, "bind /root/data to /data"), None);
+        let closed = words(true);
+        assert!(at(&closed, "bind /root/data to /data") < at(&closed, "change the mount at /"));
+        assert!(at(&closed, "bind /root/data to /data") > at(&closed, "make folder /data"));
+    }
+
+    #[test]
     fn refuses_what_the_guest_could_not_take() {
         let with = |change: fn(&mut Process)| {
             let mut spec = spec();
@@ -290,6 +439,7 @@ mod tests {
         assert!(with(|p| p.arguments.push(b"a\0b".to_vec())).contains("NUL"));
         assert!(with(|p| p.environment = vec![b"A=1".to_vec(); 5000]).contains("4096"));
         assert!(with(|p| p.environment = vec![vec![b'x'; 600 << 10]]).contains("too long"));
+        assert!(with(|p| p.groups = vec![1; 65]).contains("64 groups"));
         assert!(with(|p| p.directory = b"relative".to_vec()).contains("absolute"));
         assert!(with(|p| p.hostname = "x".repeat(65)).contains("64 bytes"));
     }

@@ -21,14 +21,66 @@ pub struct Spec {
     pub initrd: Option<PathBuf>,
     /// Further options for the kernel's command line.
     pub kernel_options: String,
-    /// The image of the root file system: EROFS, attached read-only.
-    pub rootfs: PathBuf,
+    /// The root file system.
+    pub rootfs: Rootfs,
     /// Gives the command a read-only root instead of one whose changes are forgotten.
     pub read_only: bool,
+    /// Folders of the root that are made if they are not there.
+    pub folders: Vec<Vec<u8>>,
+    /// Folders of the root that the command may write to even if it is read-only. Absolute, and free of symbolic links.
+    pub writable: Vec<Vec<u8>>,
+    /// Folders and files of the host's that the guest sees. What it does with them, programs say.
+    pub shares: Vec<Share>,
+    /// Where the command finds shares.
+    pub volumes: Vec<Volume>,
     /// Where the guest's whole kernel log goes.
     pub console: Option<PathBuf>,
     /// The command.
     pub process: Process,
+    /// The program that starts it, if that is another than one that is compiled from all this.
+    pub program: Option<Vec<u8>>,
+}
+
+/// What a command has as its root. It never changes: what the command writes goes to memory, and is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// An EROFS image, attached read-only.
+    Image(PathBuf),
+    /// The folder that the share with this index shares.
+    Share(usize),
+}
+
+/// A folder or a regular file of the host's that the guest sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The folder or the file.
+    pub source: PathBuf,
+    /// Has the host refuse every change, whatever the guest believes.
+    pub read_only: bool,
+    /// What the guest may remember of it.
+    pub cache: Cache,
+}
+
+/// What a guest may remember of a share without asking.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cache {
+    /// Nothing: each read is a request to the host.
+    None,
+    /// Contents, while size and times of the file stay the same, which the guest asks for each time: it sees at once what the host
+    /// changes.
+    #[default]
+    Auto,
+    /// Everything: nobody but this guest changes the share.
+    Always,
+}
+
+/// A share in a command's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// The index of the share.
+    pub share: usize,
+    /// Where it is mounted, an absolute path. What is missing of it is made, as a folder or a file, whichever the share is.
+    pub target: Vec<u8>,
 }
 
 /// A command and its surroundings.
@@ -44,10 +96,14 @@ pub struct Process {
     pub uid: u32,
     /// Group id in the guest.
     pub gid: u32,
+    /// Further groups, at most 64.
+    pub groups: Vec<u32>,
     /// The guest's host name.
     pub hostname: String,
     /// How its standard streams look.
     pub streams: Streams,
+    /// The signal that it gets for a `SIGTERM`, if not that: 1 to 64.
+    pub stop_signal: Option<u8>,
 }
 
 /// How a command's standard streams look. The bytes come from and go to the sandbox process's own.

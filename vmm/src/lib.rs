@@ -23,6 +23,9 @@
 mod arch;
 mod console;
 mod exit;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hypervisor;
 pub mod kvm;
 pub mod qemu;

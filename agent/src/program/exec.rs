@@ -21,33 +21,57 @@ pub(super) fn exec<K: Kernel>(kernel: &mut K, arguments: StrList<'_>, environmen
     if let Err(errno) = kernel.announce_exec() {
         return Fault::new(ErrorCode::System, Some(errno), "write");
     }
-    let errno = if name.to_bytes().contains(&b'/') {
-        kernel.execve(name, arguments, environment)
-    } else {
-        search(kernel, name, arguments, environment)
+    let attempt = |kernel: &mut K, path: &CStr| kernel.execve(path, arguments, environment);
+    let folders = environment.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
+    refuse(search(kernel, name, folders, attempt), "execve")
+}
+
+/// Finds out before the gate whether a program is there and can be executed, as far as that can be told.
+pub(super) fn check<K: Kernel>(kernel: &mut K, name: &CStr, path: &CStr) -> Result<(), Fault> {
+    let mut found = false;
+    let attempt = |kernel: &mut K, path: &CStr| match kernel.check_executable(path) {
+        Ok(()) => {
+            found = true;
+            // Whatever ends the search.
+            Errno::EXIST
+        }
+        Err(errno) => errno,
     };
+    let folders = Some(path.to_bytes()).filter(|path| !path.is_empty());
+    let errno = search(kernel, name, folders, attempt);
+    if found { Ok(()) } else { Err(refuse(errno, "access")) }
+}
+
+fn refuse(errno: Errno, step: &'static str) -> Fault {
     let code = match errno {
         Errno::NOENT | Errno::NOTDIR => ErrorCode::CommandNotFound,
         _ => ErrorCode::CommandNotExecutable,
     };
-    Fault::new(code, Some(errno), "execve")
+    Fault::new(code, Some(errno), step)
 }
 
-/// Tries the folders of `PATH` in order, as `execvpe(3)` does; but a file of an unknown format is not given to a shell.
-fn search<K: Kernel>(kernel: &mut K, name: &CStr, arguments: StrList<'_>, environment: StrList<'_>) -> Errno {
-    let folders =
-        environment.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
+/// Tries a name: if it has no `/`, in the folders of `PATH` in order, as `execvpe(3)` does; but a file of an unknown format
+/// is not given to a shell.
+fn search<K: Kernel>(
+    kernel: &mut K,
+    name: &CStr,
+    folders: Option<&[u8]>,
+    mut attempt: impl FnMut(&mut K, &CStr) -> Errno,
+) -> Errno {
+    if name.to_bytes().contains(&b'/') {
+        return attempt(kernel, name);
+    }
     if name.is_empty() {
         return Errno::NOENT;
     }
     let mut denied = false;
-    for folder in folders.split(|byte| *byte == b':') {
+    for folder in folders.unwrap_or(DEFAULT_PATH).split(|byte| *byte == b':') {
         // An empty entry is the working directory.
         let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
         let Ok(path) = Text::<PATH_ROOM>::join(&[folder, slash, name.to_bytes()]) else {
             continue;
         };
-        match kernel.execve(&path, arguments, environment) {
+        match attempt(kernel, &path) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => denied = true,
             errno => return errno,

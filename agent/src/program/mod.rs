@@ -3,21 +3,26 @@
 //! **Owns** the order of things, the root that paths are resolved in, and which operation failed. **Must not know**
 //! how the kernel is reached: that is behind [`Kernel`]. **Caller:** the child that becomes the process.
 
+mod copy;
 mod exec;
+mod hook;
 mod kernel;
 mod linux;
+mod mounts;
 mod path;
 #[cfg(test)]
 mod tests;
+mod userns;
 
 use core::ffi::CStr;
 
 use heapless::Vec;
-use mote_protocol::{ErrorCode, Operation, Operations, StrList};
+use mote_protocol::{ErrorCode, IdList, Operation, Operations, ProcessId};
 use rustix::io::Errno;
 
-pub use kernel::{Kernel, Opened};
+pub use kernel::{Capabilities, Hook, Kernel, Opened, Scheduler};
 pub use linux::{Linux, Streams};
+pub(crate) use path::decimal;
 
 /// `CLONE_NEWNS`.
 const NEW_MOUNT_NAMESPACE: u32 = 0x0002_0000;
@@ -78,8 +83,31 @@ pub fn wire_errno(errno: Errno) -> u16 {
     u16::try_from(errno.raw_os_error()).unwrap_or(0)
 }
 
-/// Whether a program wants a PID namespace, which has to be made with the process: the process that calls `unshare(2)`
-/// stays outside of it. Only a program's first operation can ask for one.
+/// The process whose namespaces a program joins, if it does.
+#[must_use]
+pub fn joins(program: Operations<'_>) -> Option<ProcessId> {
+    let mut program = program.skip_while(|operation| {
+        use Operation::{GiveStreams, WriteFile, WriteProc};
+        matches!(operation, Ok(WriteFile { .. } | WriteProc { .. } | GiveStreams { .. }))
+    });
+    match program.next() {
+        Some(Ok(Operation::Join { process, .. })) => Some(process),
+        _ => None,
+    }
+}
+
+/// Whether the process that begins a program is another than the one that ends it: whoever calls `unshare(2)` or `setns(2)` for
+/// a PID namespace stays outside of it himself.
+#[must_use]
+pub fn forks(program: Operations<'_>) -> bool {
+    (0..).zip(program).any(|(index, operation): (usize, _)| match operation {
+        Ok(Operation::Unshare { namespaces }) => index > 0 && namespaces & NEW_PID_NAMESPACE != 0,
+        Ok(Operation::Join { namespaces, .. }) => namespaces & NEW_PID_NAMESPACE != 0,
+        _ => false,
+    })
+}
+
+/// Whether a program's first operation wants a PID namespace: then the process is made in it, which saves a fork.
 #[must_use]
 pub fn wants_pid_namespace(program: Operations<'_>) -> bool {
     let mut program = program;
@@ -88,7 +116,8 @@ pub fn wants_pid_namespace(program: Operations<'_>) -> bool {
 
 /// Carries out `program`. Returns only if it failed; what was done up to then stays done.
 pub fn execute<K: Kernel>(program: Operations<'_>, kernel: &mut K) -> Failure {
-    let mut machine = Interpreter { kernel, root: Root::Own, message: Vec::new() };
+    let mut machine =
+        Interpreter { kernel, root: Root::Own, proc: None, has_given_streams: false, message: Vec::new() };
     let mut index: u16 = 0;
     for operation in program {
         let result = match operation {
@@ -101,6 +130,11 @@ pub fn execute<K: Kernel>(program: Operations<'_>, kernel: &mut K) -> Failure {
         index = index.saturating_add(1);
     }
     failure(index, Fault::invalid("program without exec"), Vec::new())
+}
+
+/// A failure of a call that names itself.
+fn named((errno, step): (Errno, &'static str)) -> Fault {
+    Fault::new(ErrorCode::OperationFailed, Some(errno), step)
 }
 
 fn failure(operation: u16, fault: Fault, message: Vec<u8, MAX_MESSAGE>) -> Failure {
@@ -121,6 +155,10 @@ enum Root<F> {
 struct Interpreter<'k, K: Kernel> {
     kernel: &'k mut K,
     root: Root<K::Fd>,
+    /// A `proc` of this process's PID namespace, mounted nowhere.
+    proc: Option<K::Fd>,
+    /// Whether the streams have got their owner.
+    has_given_streams: bool,
     /// What the kernel said about the operation that failed.
     message: Vec<u8, MAX_MESSAGE>,
 }
@@ -139,15 +177,11 @@ impl<K: Kernel> Interpreter<'_, K> {
             }
             Operation::Mount { fs_type, source, target, attributes, options } => {
                 let context = self.kernel.fs_open(fs_type.as_c_str()).at("fsopen")?;
-                let mount = self
-                    .configure(&context, source.as_c_str(), options, attributes)
-                    .inspect_err(|_| self.listen(&context))?;
+                let mount = self.make_mount(&context, source.as_c_str(), options, attributes)?;
                 self.attach(&mount, target.as_c_str())
             }
             Operation::SetMountAttributes { target, set, clear } => {
-                let (kernel, root) = self.rooted()?;
-                let target = kernel.open(root, target.as_c_str(), Opened::Any).at("openat2")?;
-                kernel.set_mount_attributes(&target, set, clear).at("mount_setattr")
+                self.change_mount(target.as_c_str(), false, (set, clear, 0))
             }
             Operation::SetRoot { path } => {
                 let (kernel, root) = self.rooted()?;
@@ -157,9 +191,7 @@ impl<K: Kernel> Interpreter<'_, K> {
             }
             Operation::EnterRoot => {
                 let (kernel, root) = self.rooted()?;
-                kernel
-                    .enter_root(root)
-                    .map_err(|(errno, step)| Fault::new(ErrorCode::OperationFailed, Some(errno), step))
+                kernel.enter_root(root).map_err(named)
             }
             Operation::SetHostname { name } => {
                 self.kernel.set_hostname(name.as_c_str().to_bytes()).at("sethostname")
@@ -169,7 +201,9 @@ impl<K: Kernel> Interpreter<'_, K> {
                 if uid == u32::MAX || gid == u32::MAX || groups.iter().any(|group| group == u32::MAX) {
                     return Err(Fault::invalid("no such user or group"));
                 }
-                self.kernel.give_streams(uid, gid).at("fchown")?;
+                if !self.has_given_streams {
+                    self.kernel.give_streams(uid, gid).at("fchown")?;
+                }
                 self.kernel.set_groups(groups).at("setgroups")?;
                 self.kernel.set_gid(gid).at("setresgid")?;
                 self.kernel.set_uid(uid).at("setresuid")
@@ -186,6 +220,88 @@ impl<K: Kernel> Interpreter<'_, K> {
             Operation::Exec { arguments, environment } => {
                 Err(exec::exec(self.kernel, arguments, environment))
             }
+            Operation::Await => self.kernel.wait_at_gate().at("wait"),
+            Operation::Join { namespaces, .. } => self.join(namespaces),
+            Operation::EnterUserNamespace { uids, gids } => {
+                let namespace = self.user_namespace(uids.as_c_str(), gids.as_c_str())?;
+                self.kernel.enter_user_namespace(&namespace).at("setns")?;
+                self.kernel.set_groups(IdList::default()).at("setgroups")?;
+                self.kernel.set_gid(0).at("setresgid")?;
+                self.kernel.set_uid(0).at("setresuid")
+            }
+            Operation::WriteFile { path, content } => {
+                let (kernel, root) = self.rooted()?;
+                kernel.write(root, path.as_c_str(), content).at("write")
+            }
+            Operation::WriteProc { path, content } => {
+                let (kernel, proc) = self.with_proc()?;
+                kernel.write(proc, path.as_c_str(), content).at("write")
+            }
+            Operation::MakeDevice { path, mode, major, minor, uid, gid } => {
+                let (kernel, root) = self.rooted()?;
+                path::make_device(kernel, root, path.as_c_str(), mode, (major, minor), (uid, gid))
+            }
+            Operation::Bind { source, target, recursive, uids, gids, recursive_ids } => {
+                let mount = self.kernel.clone_tree(source.as_c_str(), recursive).at("open_tree")?;
+                if !uids.as_c_str().is_empty() || !gids.as_c_str().is_empty() {
+                    let namespace = self.user_namespace(uids.as_c_str(), gids.as_c_str())?;
+                    self.kernel.map_ids(&mount, &namespace, recursive_ids).at("mount_setattr idmap")?;
+                }
+                self.attach_or_make(&mount, target.as_c_str())
+            }
+            Operation::ChangeMount { target, recursive, set, clear, propagation } => {
+                self.change_mount(target.as_c_str(), recursive, (set, clear, propagation))
+            }
+            Operation::MountCopy { target, attributes, options } => {
+                self.mount_copy(target.as_c_str(), attributes, options)
+            }
+            Operation::BindTerminal { target } => self.bind_terminal(target.as_c_str()),
+            Operation::MaskPath { path } => self.mask(path.as_c_str()),
+            Operation::ProtectPath { path } => self.protect(path.as_c_str()),
+            Operation::SetDomainname { name } => {
+                self.kernel.set_domainname(name.as_c_str().to_bytes()).at("setdomainname")
+            }
+            Operation::RaiseLoopback => self.kernel.raise_loopback().at("SIOCSIFFLAGS"),
+            Operation::FilterDevices { cgroup, program } => {
+                let (kernel, root) = self.rooted()?;
+                let cgroup = kernel.open(root, cgroup.as_c_str(), Opened::Listed).at("openat2")?;
+                kernel.filter_devices(&cgroup, program).map_err(named)
+            }
+            Operation::GiveStreams { uid, gid } => {
+                self.has_given_streams = true;
+                self.kernel.give_streams(uid, gid).at("fchown")
+            }
+            Operation::KeepCapabilities => self.kernel.keep_capabilities().at("PR_SET_KEEPCAPS"),
+            Operation::BoundCapabilities { keep } => {
+                self.kernel.bound_capabilities(keep).at("PR_CAPBSET_DROP")
+            }
+            Operation::SetCapabilities { effective, permitted, inheritable, ambient } => {
+                let sets = Capabilities { effective, permitted, inheritable, ambient };
+                self.kernel.set_capabilities(sets).map_err(named)
+            }
+            Operation::SetLimit { resource, soft, hard } => {
+                self.kernel.set_limit(resource, soft, hard).at("prlimit")
+            }
+            Operation::SetUmask { mask } => {
+                self.kernel.set_umask(mask);
+                Ok(())
+            }
+            Operation::SetNoNewPrivileges => self.kernel.set_no_new_privileges().at("PR_SET_NO_NEW_PRIVS"),
+            Operation::SetSeccomp { flags, filter } => self.kernel.set_seccomp(flags, filter).at("seccomp"),
+            Operation::SetScheduler { policy, flags, nice, priority, runtime, deadline, period } => {
+                let times = [runtime, deadline, period];
+                let scheduler = Scheduler { policy, flags, nice, priority, times };
+                self.kernel.set_scheduler(scheduler).at("sched_setattr")
+            }
+            Operation::SetIoPriority { priority } => self.kernel.set_io_priority(priority).at("ioprio_set"),
+            Operation::SetPersonality { persona } => self.kernel.set_personality(persona).at("personality"),
+            Operation::CheckExecutable { name, path } => {
+                exec::check(self.kernel, name.as_c_str(), path.as_c_str())
+            }
+            Operation::RunHook { path, arguments, environment, input, timeout_ms } => {
+                let hook = Hook { path: path.as_c_str(), arguments, environment, input, timeout_ms };
+                self.run_hook(hook)
+            }
         }
     }
 
@@ -201,23 +317,54 @@ impl<K: Kernel> Interpreter<'_, K> {
         }
     }
 
-    /// Gives a new mount its place.
-    fn attach(&mut self, mount: &K::Fd, target: &CStr) -> Result<(), Fault> {
-        let (kernel, root) = self.rooted()?;
-        let target = kernel.open(root, target, Opened::Any).at("openat2")?;
-        kernel.move_mount(mount, &target).at("move_mount")
+    /// The kernel, and a `proc` that nobody else has touched.
+    fn with_proc(&mut self) -> Result<(&mut K, &K::Fd), Fault> {
+        let proc = match self.proc.take() {
+            Some(proc) => proc,
+            None => {
+                let context = self.kernel.fs_open(c"proc").at("fsopen")?;
+                self.kernel.fs_create(&context).at("fsconfig create")?;
+                self.kernel.fs_mount(&context, 0).at("fsmount")?
+            }
+        };
+        Ok((self.kernel, self.proc.insert(proc)))
+    }
+
+    fn user_namespace(&mut self, uids: &CStr, gids: &CStr) -> Result<K::Fd, Fault> {
+        let (kernel, proc) = self.with_proc()?;
+        kernel.make_user_namespace(proc, uids, gids).at("user namespace")
+    }
+
+    fn join(&mut self, namespaces: u32) -> Result<(), Fault> {
+        self.root = Root::Own;
+        self.proc = None;
+        self.kernel.join(namespaces).at("setns")?;
+        if namespaces & NEW_PID_NAMESPACE != 0 {
+            self.kernel.go_on_in_child().at("clone")?;
+        }
+        Ok(())
+    }
+
+    fn run_hook(&mut self, hook: Hook<'_>) -> Result<(), Fault> {
+        let mut words = [0; MAX_MESSAGE];
+        self.kernel.run_hook(hook, &mut words).map_err(|(errno, step, used)| {
+            self.keep_message(&words, used);
+            Fault::new(ErrorCode::OperationFailed, errno, step)
+        })
     }
 
     fn unshare(&mut self, index: u16, namespaces: u32) -> Result<(), Fault> {
-        if namespaces & NEW_PID_NAMESPACE != 0 && index != 0 {
-            return Err(Fault::invalid("a PID namespace comes first"));
-        }
         if namespaces & NEW_MOUNT_NAMESPACE != 0 {
             // A descriptor from before names the old namespace's mount, which cannot be used from the new one.
             if matches!(self.root, Root::Chosen(_)) {
                 return Err(Fault::invalid("a mount namespace comes before the root"));
             }
             self.root = Root::Own;
+        }
+        if namespaces & NEW_PID_NAMESPACE != 0 && index > 0 {
+            self.proc = None;
+            self.kernel.unshare(namespaces).at("unshare")?;
+            return self.kernel.go_on_in_child().at("clone");
         }
         // The process was made in its PID namespace: see `wants_pid_namespace`.
         match namespaces & !NEW_PID_NAMESPACE {
@@ -226,35 +373,10 @@ impl<K: Kernel> Interpreter<'_, K> {
         }
     }
 
-    /// Tells a new file system what it is, and makes it a mount without a place.
-    fn configure(
-        &mut self,
-        context: &K::Fd,
-        source: &CStr,
-        options: StrList<'_>,
-        attributes: u64,
-    ) -> Result<K::Fd, Fault> {
-        if !source.is_empty() {
-            self.kernel.fs_set_string(context, c"source", source).at("fsconfig source")?;
-        }
-        for option in options.iter() {
-            match path::split_option(option) {
-                Ok(Some((key, value))) => self.kernel.fs_set_string(context, &key, value),
-                Ok(None) => self.kernel.fs_set_flag(context, option),
-                Err(errno) => Err(errno),
-            }
-            .at("fsconfig")?;
-        }
-        self.kernel.fs_create(context).at("fsconfig create")?;
-        self.kernel.fs_mount(context, attributes).at("fsmount")
-    }
-
-    /// Keeps what the kernel says about a mount that failed.
-    fn listen(&mut self, context: &K::Fd) {
-        let mut message = [0; MAX_MESSAGE];
-        let used = self.kernel.fs_message(context, &mut message).min(MAX_MESSAGE);
+    /// Keeps what was said about an operation that failed.
+    fn keep_message(&mut self, message: &[u8; MAX_MESSAGE], used: usize) {
         self.message.clear();
         // It is no longer than the room for it.
-        let _ = self.message.extend_from_slice(message[..used].trim_ascii());
+        let _ = self.message.extend_from_slice(message.get(..used).unwrap_or(message).trim_ascii());
     }
 }

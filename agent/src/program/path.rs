@@ -38,6 +38,26 @@ impl<const N: usize> core::ops::Deref for Text<N> {
     }
 }
 
+/// The permissions of a folder that is made for a mount.
+pub(super) const FOLDER_MODE: u32 = 0o755;
+/// `S_IFREG` and the permissions of a file that is made for a mount.
+const FILE_MODE: u32 = 0o100_644;
+
+/// A number's decimal digits.
+pub(crate) fn decimal(number: u32, room: &mut [u8; 10]) -> &[u8] {
+    let mut rest = number;
+    let mut start = room.len();
+    for (index, digit) in room.iter_mut().enumerate().rev() {
+        *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        start = index;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    room.get(start..).unwrap_or_default()
+}
+
 /// `key=value` as key and value; `None` if there is no `=`.
 pub(super) fn split_option(option: &CStr) -> Result<Option<(Text<NAME_ROOM>, &CStr)>, Errno> {
     let bytes = option.to_bytes_with_nul();
@@ -49,10 +69,14 @@ pub(super) fn split_option(option: &CStr) -> Result<Option<(Text<NAME_ROOM>, &CS
     Ok(Some((Text::join(&[key])?, value)))
 }
 
+fn without_trailing_slashes(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    path.get(..end).unwrap_or_default()
+}
+
 /// A path without trailing slashes, as the folder that holds it and its name there.
 fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
-    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
-    let path = path.get(..end).unwrap_or_default();
+    let path = without_trailing_slashes(path);
     let name = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     path.split_at(name)
 }
@@ -70,7 +94,8 @@ pub(super) fn make_directory<K: Kernel>(
     path: &CStr,
     mode: u32,
 ) -> Result<(), Fault> {
-    let path = path.to_bytes();
+    // What ends with slashes ends with the component before them.
+    let path = without_trailing_slashes(path.to_bytes());
     match open_folder(kernel, root, path) {
         Ok(_) => return Ok(()),
         Err(Errno::NOENT) => {}
@@ -116,5 +141,48 @@ pub(super) fn make_symlink<K: Kernel>(
     match kernel.make_symlink(content, &parent, &name) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno).at("symlinkat"),
+    }
+}
+
+/// Makes an empty file, and the folders above it.
+pub(super) fn make_file<K: Kernel>(kernel: &mut K, root: &K::Fd, path: &CStr) -> Result<(), Fault> {
+    make_node(kernel, root, path, FILE_MODE, (0, 0)).map(|_| ())
+}
+
+/// Makes a device or a pipe and the folders above it, and gives it to a user; unless something has its name.
+pub(super) fn make_device<K: Kernel>(
+    kernel: &mut K,
+    root: &K::Fd,
+    path: &CStr,
+    mode: u32,
+    device: (u32, u32),
+    owner: (u32, u32),
+) -> Result<(), Fault> {
+    match make_node(kernel, root, path, mode, device)? {
+        Some((parent, name)) => kernel.change_owner(&parent, &name, owner).at("fchownat"),
+        None => Ok(()),
+    }
+}
+
+/// Makes a node and the folders above it. `None` if something has its name.
+fn make_node<K: Kernel>(
+    kernel: &mut K,
+    root: &K::Fd,
+    path: &CStr,
+    mode: u32,
+    device: (u32, u32),
+) -> Result<Option<(K::Fd, Text<NAME_ROOM>)>, Fault> {
+    let (folder, name) = split_path(path.to_bytes());
+    if name.is_empty() {
+        return Err(Fault::invalid("node without a name"));
+    }
+    let folder = Text::<PATH_MAX>::join(&[folder]).at("openat2")?;
+    make_directory(kernel, root, &folder, FOLDER_MODE)?;
+    let parent = open_folder(kernel, root, folder.to_bytes()).at("openat2")?;
+    let name = Text::<NAME_ROOM>::join(&[name]).at("mknodat")?;
+    match kernel.make_node(&parent, &name, mode, device) {
+        Ok(()) => Ok(Some((parent, name))),
+        Err(Errno::EXIST) => Ok(None),
+        Err(errno) => Err(errno).at("mknodat"),
     }
 }

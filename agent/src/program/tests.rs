@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 
 use mote_protocol::{
-    ErrorCode, IdList, Operation, Operations, ProgramWriter, StrList, WireStr, limits::MAX_STRINGS,
+    ErrorCode, IdList, Operation, Operations, ProcessId, ProgramWriter, StrList, WireStr, limits::MAX_STRINGS,
 };
 use rustix::io::Errno;
 
-use super::{Failure, Kernel, Opened, execute, wants_pid_namespace};
+use super::{
+    Capabilities, Failure, Hook, Kernel, Opened, Scheduler, execute, forks, joins, wants_pid_namespace,
+};
 
 /// What `execve` says if the name is known: it was done. Nothing else returns it.
 const EXECUTED: Errno = Errno::XFULL;
@@ -23,6 +25,7 @@ struct Recorder {
     folders: BTreeSet<String>,
     /// What a call, by the start of its record, returns instead of success.
     errors: BTreeMap<&'static str, Errno>,
+    terminal: Option<u32>,
 }
 
 impl Recorder {
@@ -57,6 +60,106 @@ impl Kernel for Recorder {
         } else {
             Err(Errno::NOENT)
         }
+    }
+    fn write(&mut self, root: &Fd, path: &CStr, content: &[u8]) -> Result<(), Errno> {
+        self.record(format!("write {root}:{} {}", text(path), str::from_utf8(content).unwrap()))
+    }
+    fn go_on_in_child(&mut self) -> Result<(), Errno> {
+        self.record("go on".into())
+    }
+    fn join(&mut self, namespaces: u32) -> Result<(), Errno> {
+        self.record(format!("join {namespaces:#x}"))
+    }
+    fn make_user_namespace(&mut self, proc: &Fd, uids: &CStr, gids: &CStr) -> Result<Fd, Errno> {
+        self.record(format!("userns {proc} {}/{}", text(uids), text(gids)))?;
+        Ok("ids".into())
+    }
+    fn enter_user_namespace(&mut self, namespace: &Fd) -> Result<(), Errno> {
+        self.record(format!("enter {namespace}"))
+    }
+    fn make_node(&mut self, parent: &Fd, name: &CStr, mode: u32, device: (u32, u32)) -> Result<(), Errno> {
+        self.record(format!("mknod {parent} {} {mode:o} {device:?}", text(name)))?;
+        let (_, folder) = parent.split_once(':').unwrap();
+        self.folders.insert(format!("{folder}/{}", text(name)));
+        Ok(())
+    }
+    fn change_owner(&mut self, parent: &Fd, name: &CStr, ids: (u32, u32)) -> Result<(), Errno> {
+        self.record(format!("chown {parent} {} {ids:?}", text(name)))
+    }
+    fn is_directory(&mut self, what: &Fd) -> Result<bool, Errno> {
+        self.record(format!("fstat {what}"))?;
+        Ok(!what.contains("file"))
+    }
+    fn copy_tree(&mut self, from: &Fd, to: &Fd) -> Result<(), Errno> {
+        self.record(format!("copy {from} {to}"))
+    }
+    fn clone_opened(&mut self, source: &Fd) -> Result<Fd, Errno> {
+        self.record(format!("clone {source}"))?;
+        Ok("clone".into())
+    }
+    fn map_ids(&mut self, mount: &Fd, namespace: &Fd, recursive: bool) -> Result<(), Errno> {
+        self.record(format!("map {mount} {namespace} {recursive}"))
+    }
+    fn terminal(&mut self) -> Result<Option<u32>, Errno> {
+        self.record("terminal".into())?;
+        Ok(self.terminal)
+    }
+    fn set_domainname(&mut self, name: &[u8]) -> Result<(), Errno> {
+        self.record(format!("domainname {}", str::from_utf8(name).unwrap()))
+    }
+    fn raise_loopback(&mut self) -> Result<(), Errno> {
+        self.record("loopback".into())
+    }
+    fn filter_devices(&mut self, cgroup: &Fd, program: &[u8]) -> Result<(), (Errno, &'static str)> {
+        self.record(format!("devices {cgroup} {}", program.len())).map_err(|errno| (errno, "BPF_PROG_LOAD"))
+    }
+    fn keep_capabilities(&mut self) -> Result<(), Errno> {
+        self.record("keep".into())
+    }
+    fn bound_capabilities(&mut self, keep: u64) -> Result<(), Errno> {
+        self.record(format!("bound {keep:#x}"))
+    }
+    fn set_capabilities(&mut self, sets: Capabilities) -> Result<(), (Errno, &'static str)> {
+        let Capabilities { effective, permitted, inheritable, ambient } = sets;
+        let call = format!("capabilities {effective:#x} {permitted:#x} {inheritable:#x} {ambient:#x}");
+        self.record(call).map_err(|errno| (errno, "capset"))
+    }
+    fn set_limit(&mut self, resource: u8, soft: u64, hard: u64) -> Result<(), Errno> {
+        self.record(format!("limit {resource} {soft} {hard}"))
+    }
+    fn set_umask(&mut self, mask: u32) {
+        self.calls.push(format!("umask {mask:o}"));
+    }
+    fn set_no_new_privileges(&mut self) -> Result<(), Errno> {
+        self.record("no new privileges".into())
+    }
+    fn set_seccomp(&mut self, flags: u32, filter: &[u8]) -> Result<(), Errno> {
+        self.record(format!("seccomp {flags} {}", filter.len()))
+    }
+    fn set_scheduler(&mut self, scheduler: Scheduler) -> Result<(), Errno> {
+        self.record(format!("scheduler {} {}", scheduler.policy, scheduler.nice))
+    }
+    fn set_io_priority(&mut self, priority: u16) -> Result<(), Errno> {
+        self.record(format!("ioprio {priority:#x}"))
+    }
+    fn set_personality(&mut self, persona: u32) -> Result<(), Errno> {
+        self.record(format!("personality {persona:#x}"))
+    }
+    fn check_executable(&mut self, path: &CStr) -> Result<(), Errno> {
+        self.record(format!("access {}", text(path)))
+    }
+    fn run_hook(
+        &mut self,
+        hook: Hook<'_>,
+        words: &mut [u8],
+    ) -> Result<(), (Option<Errno>, &'static str, usize)> {
+        words[..4].copy_from_slice(b"oh!\n");
+        let input = str::from_utf8(hook.input).unwrap();
+        self.record(format!("hook {} {input} {}", text(hook.path), hook.timeout_ms))
+            .map_err(|_| (None, "hook failed", 4))
+    }
+    fn wait_at_gate(&mut self) -> Result<(), Errno> {
+        self.record("gate".into())
     }
     fn unshare(&mut self, namespaces: u32) -> Result<(), Errno> {
         self.record(format!("unshare {namespaces:#x}"))
@@ -99,8 +202,8 @@ impl Kernel for Recorder {
     fn move_mount(&mut self, mount: &Fd, target: &Fd) -> Result<(), Errno> {
         self.record(format!("move {mount} {target}"))
     }
-    fn set_mount_attributes(&mut self, mount: &Fd, set: u64, clear: u64) -> Result<(), Errno> {
-        self.record(format!("attributes {mount} {set} {clear}"))
+    fn change_mount(&mut self, mount: &Fd, recursive: bool, change: (u64, u64, u64)) -> Result<(), Errno> {
+        self.record(format!("change {mount} {recursive} {change:?}"))
     }
     fn enter_root(&mut self, root: &Fd) -> Result<(), (Errno, &'static str)> {
         self.record(format!("enter {root}")).map_err(|errno| (errno, "chroot"))
@@ -207,7 +310,7 @@ fn a_container_is_made_in_the_order_of_its_program() {
             "open own:/new:/tmp Any",
             "move clone own:/new:/tmp",
             "open own:/new:/proc Any",
-            "attributes own:/new:/proc 1 2",
+            "change own:/new:/proc false (1, 2, 0)",
             "enter own:/new",
             "hostname box",
             "give 5:6",
@@ -239,7 +342,7 @@ fn folders_are_made_from_the_first_that_is_missing() {
             "open own:/a/b/c Directory",
             "open own:/a/b Directory",
             "mkdir own:/a/b c 1777",
-            "open own:/a/b/c Directory",
+            // And no folder without a name, for the slash at the end.
             "open own:/a/b/c Directory",
         ]
     );
@@ -315,12 +418,12 @@ fn ids_that_would_change_nothing_are_refused() {
 fn namespaces_come_before_what_depends_on_them() {
     let unshare = |namespaces| Operation::Unshare { namespaces };
     let root = Operation::SetRoot { path: wire(c"/") };
-    for (program, operation) in
-        [([unshare(0x400_0000), unshare(0x2000_0000)], 1), ([root, unshare(0x2_0000)], 1)]
-    {
-        let failure = run(&mut Recorder::default(), &program);
-        assert_eq!((failure.code, failure.operation), (ErrorCode::InvalidArgument, operation));
-    }
+    let failure = run(&mut Recorder::default(), &[root, unshare(0x2_0000)]);
+    assert_eq!((failure.code, failure.operation), (ErrorCode::InvalidArgument, 1));
+    // Whoever asks for a PID namespace late goes on in a child.
+    let mut kernel = Recorder::default();
+    run(&mut kernel, &[unshare(0x400_0000), unshare(0x2000_0000)]);
+    assert_eq!(kernel.calls, ["unshare 0x4000000", "unshare 0x20000000", "go on"]);
     // The guest's own root is opened again in a new mount namespace.
     let mut kernel = Recorder::default();
     let folder = Operation::ChangeDirectory { path: wire(c"/") };
@@ -333,6 +436,280 @@ fn namespaces_come_before_what_depends_on_them() {
     assert!(wants_pid_namespace(program.finish()));
     assert!(!wants_pid_namespace(Operations::default()));
     assert!(!wants_pid_namespace(Operations::from_bytes(&[0xff])));
+    assert!(!forks(program_of(&mut [0; 64], &[unshare(0x2002_0000)])));
+    assert!(forks(program_of(&mut [0; 64], &[unshare(0x2_0000), unshare(0x2000_0000)])));
+}
+
+fn program_of<'b>(bytes: &'b mut [u8], operations: &[Operation<'_>]) -> Operations<'b> {
+    let mut writer = ProgramWriter::new(bytes);
+    for operation in operations {
+        writer.push(operation).unwrap();
+    }
+    writer.finish()
+}
+
+#[test]
+fn joining_comes_after_the_cgroup_and_goes_on_in_a_child() {
+    let join = Operation::Join { process: ProcessId(3), namespaces: 0x2002_0000 };
+    let group = Operation::WriteFile { path: wire(c"/cgroup.procs"), content: b"0" };
+    let root = Operation::SetRoot { path: wire(c"/") };
+    let mut bytes = [0; 128];
+    assert_eq!(joins(program_of(&mut bytes, &[group, group, join])), Some(ProcessId(3)));
+    assert!(forks(program_of(&mut bytes, &[group, join])));
+    assert_eq!(joins(program_of(&mut bytes, &[root, join])), None);
+    assert_eq!(joins(Operations::from_bytes(&[0xff])), None);
+    let mut kernel = Recorder::default();
+    run(&mut kernel, &[group, join, root]);
+    assert_eq!(
+        kernel.calls,
+        [
+            "open_root",
+            "write own:/cgroup.procs 0",
+            "join 0x20020000",
+            "go on",
+            // The root is that of the other process.
+            "open_root",
+            "open own: Directory",
+        ]
+    );
+}
+
+#[test]
+fn a_user_namespace_is_made_with_a_proc_that_nobody_can_replace() {
+    let mut kernel = Recorder::default();
+    let enter = Operation::EnterUserNamespace { uids: wire(c"0 1 2"), gids: wire(c"0 3 4") };
+    let adjust = Operation::WriteProc { path: wire(c"self/oom_score_adj"), content: b"5" };
+    run(&mut kernel, &[adjust, enter, Operation::Unshare { namespaces: 0x2000_0000 }, adjust]);
+    assert_eq!(
+        kernel.calls,
+        [
+            "fsopen proc",
+            "create proc",
+            "fsmount proc 0",
+            "write proc-mount:self/oom_score_adj 5",
+            "userns proc-mount 0 1 2/0 3 4",
+            "enter ids",
+            "groups []",
+            "gid 0",
+            "uid 0",
+            "unshare 0x20000000",
+            "go on",
+            // One of the new PID namespace.
+            "fsopen proc",
+            "create proc",
+            "fsmount proc 0",
+            "write proc-mount:self/oom_score_adj 5",
+        ]
+    );
+}
+
+fn bind<'a>(source: &'a CStr, target: &'a CStr, uids: &'a CStr) -> Operation<'a> {
+    Operation::Bind {
+        source: wire(source),
+        target: wire(target),
+        recursive: true,
+        uids: wire(uids),
+        gids: wire(uids),
+        recursive_ids: false,
+    }
+}
+
+#[test]
+fn a_bind_makes_what_it_needs() {
+    let mut kernel = with_folders(&["/there"]);
+    run(&mut kernel, &[bind(c"/s", c"/there", c""), bind(c"/s", c"/new/one", c"0 1 2")]);
+    let calls: Vec<_> = kernel.calls.iter().map(String::as_str).collect();
+    assert_eq!(
+        calls[..5],
+        ["clone /s true", "open_root", "open own:/there Any", "open own:/there Any", "move clone own:/there",]
+    );
+    assert!(calls.contains(&"userns proc-mount 0 1 2/0 1 2"));
+    assert!(calls.contains(&"map clone ids false"));
+    assert!(calls.contains(&"mkdir own: new 755") && calls.contains(&"mkdir own:/new one 755"));
+    assert_eq!(calls.last(), Some(&"move clone own:/new/one"));
+}
+
+#[test]
+fn what_is_not_there_needs_no_hiding() {
+    let mut kernel = with_folders(&["/dir", "/proc/file"]);
+    let mask = |path| Operation::MaskPath { path: wire(path) };
+    let protect = Operation::ProtectPath { path: wire(c"/dir") };
+    run(&mut kernel, &[mask(c"/none"), mask(c"/dir"), mask(c"/proc/file"), protect]);
+    assert_eq!(
+        kernel.calls,
+        [
+            "open_root",
+            "open own:/none Any",
+            "open own:/dir Any",
+            "fstat own:/dir",
+            "fsopen tmpfs",
+            "set tmpfs source=tmpfs",
+            "create tmpfs",
+            "fsmount tmpfs 15",
+            "move tmpfs-mount own:/dir",
+            "open own:/proc/file Any",
+            "fstat own:/proc/file",
+            "clone /dev/null false",
+            "move clone own:/proc/file",
+            "open own:/dir Any",
+            "clone own:/dir",
+            "change clone true (1, 0, 0)",
+            "move clone own:/dir",
+        ]
+    );
+    let mut kernel = with_folders(&["/dir"]);
+    kernel.errors.insert("open own:/dir", Errno::LOOP);
+    assert_eq!(run(&mut kernel, &[mask(c"/dir")]).errno, 40, "what cannot be looked at is not passed over");
+}
+
+#[test]
+fn a_terminal_and_devices_get_their_names() {
+    let device = Operation::MakeDevice {
+        path: wire(c"/dev/x/null"),
+        mode: 0o020_666,
+        major: 1,
+        minor: 3,
+        uid: 5,
+        gid: 6,
+    };
+    let console = Operation::BindTerminal { target: wire(c"/dev/x/null") };
+    let mut kernel = Recorder { terminal: Some(17), ..with_folders(&["/dev"]) };
+    run(&mut kernel, &[device, console]);
+    let calls: Vec<_> = kernel.calls.iter().map(String::as_str).collect();
+    assert!(calls.contains(&"mkdir own:/dev x 755"), "{calls:?}");
+    assert!(calls.contains(&"mknod own:/dev/x null 20666 (1, 3)"));
+    assert!(calls.contains(&"chown own:/dev/x null (5, 6)"));
+    assert!(calls.contains(&"clone /dev/pts/17 false"));
+    assert_eq!(calls.last(), Some(&"move clone own:/dev/x/null"));
+    // Without a terminal there is nothing to name, and what is there keeps its owner.
+    let mut kernel = with_folders(&["/dev/x"]);
+    kernel.errors.insert("mknod", Errno::EXIST);
+    run(&mut kernel, &[console, device]);
+    assert_eq!(kernel.calls[0], "terminal");
+    assert!(kernel.calls.last().unwrap().starts_with("mknod"), "{:?}", kernel.calls);
+}
+
+#[test]
+fn a_copy_is_made_before_it_is_seen_and_closed_after() {
+    let mut kernel = with_folders(&["/tmp"]);
+    run(
+        &mut kernel,
+        &[Operation::MountCopy { target: wire(c"/tmp"), attributes: 3, options: list(b"size=1\0") }],
+    );
+    assert_eq!(
+        kernel.calls,
+        [
+            "fsopen tmpfs",
+            "set tmpfs source=tmpfs",
+            "set tmpfs size=1",
+            "create tmpfs",
+            "fsmount tmpfs 2",
+            "open_root",
+            "open own:/tmp Listed",
+            "copy own:/tmp tmpfs-mount",
+            "change tmpfs-mount false (1, 0, 0)",
+            "open own:/tmp Any",
+            "move tmpfs-mount own:/tmp",
+        ]
+    );
+}
+
+#[test]
+fn a_process_gets_its_privileges_in_the_order_of_its_program() {
+    let mut kernel = Recorder::default();
+    let scheduler = Operation::SetScheduler {
+        policy: 3,
+        flags: 0,
+        nice: -5,
+        priority: 0,
+        runtime: 0,
+        deadline: 0,
+        period: 0,
+    };
+    run(
+        &mut kernel,
+        &[
+            Operation::SetLimit { resource: 7, soft: 1, hard: 2 },
+            Operation::BoundCapabilities { keep: 0x21 },
+            Operation::GiveStreams { uid: 100, gid: 200 },
+            Operation::KeepCapabilities,
+            Operation::SetIds { uid: 1, gid: 2, groups: IdList::default() },
+            Operation::SetCapabilities { effective: 1, permitted: 3, inheritable: 0, ambient: 1 },
+            Operation::SetNoNewPrivileges,
+            Operation::SetSeccomp { flags: 0, filter: &[0; 16] },
+            scheduler,
+            Operation::SetIoPriority { priority: 0x4000 },
+            Operation::SetPersonality { persona: 8 },
+            Operation::SetUmask { mask: 0o77 },
+            Operation::SetDomainname { name: wire(c"d") },
+            Operation::RaiseLoopback,
+            Operation::CheckExecutable { name: wire(c"sh"), path: wire(c"/a:/b") },
+            Operation::Await,
+            exec(b"/bin/sh\0", b""),
+        ],
+    );
+    assert_eq!(
+        kernel.calls,
+        [
+            "limit 7 1 2",
+            "bound 0x21",
+            "give 100:200",
+            "keep",
+            // The streams have their owner already.
+            "groups []",
+            "gid 2",
+            "uid 1",
+            "capabilities 0x1 0x3 0x0 0x1",
+            "no new privileges",
+            "seccomp 0 16",
+            "scheduler 3 -5",
+            "ioprio 0x4000",
+            "personality 0x8",
+            "umask 77",
+            "domainname d",
+            "loopback",
+            "access /a/sh",
+            "gate",
+            "ready",
+            "exec /bin/sh (1, 0)",
+        ]
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_noticed_before_the_gate() {
+    let check =
+        |name, path| [Operation::CheckExecutable { name: wire(name), path: wire(path) }, Operation::Await];
+    let errors = [("access /a", Errno::NOENT), ("access /b", Errno::ACCESS), ("access /x", Errno::NOTDIR)];
+    let new = || Recorder { errors: errors.into(), ..Recorder::default() };
+    let failed = |name, path| {
+        let failure = run(&mut new(), &check(name, path));
+        (failure.code, failure.errno, failure.operation, failure.step)
+    };
+    assert_eq!(failed(c"sh", c"/a:/a"), (ErrorCode::CommandNotFound, 2, 0, "access"));
+    assert_eq!(failed(c"sh", c"/a:/b"), (ErrorCode::CommandNotExecutable, 13, 0, "access"));
+    assert_eq!(failed(c"/x/y", c""), (ErrorCode::CommandNotFound, 20, 0, "access"));
+    let mut kernel = new();
+    run(&mut kernel, &check(c"sh", c"/a:/c:/b"));
+    assert_eq!(kernel.calls, ["access /a/sh", "access /c/sh", "gate"]);
+}
+
+#[test]
+fn a_hook_that_fails_stops_the_program_and_says_why() {
+    let hook = Operation::RunHook {
+        path: wire(c"/h"),
+        arguments: list(b"h\0"),
+        environment: list(b""),
+        input: b"{}",
+        timeout_ms: 7,
+    };
+    let mut kernel = Recorder { errors: [("hook", Errno::PERM)].into(), ..Recorder::default() };
+    let failure = run(&mut kernel, &[hook, Operation::Await]);
+    assert_eq!(
+        (failure.errno, failure.step, failure.message.as_slice()),
+        (0, "hook failed", b"oh!".as_slice())
+    );
+    assert_eq!(kernel.calls, ["hook /h {} 7"]);
 }
 
 #[test]

@@ -60,6 +60,16 @@ core::arch::global_asm!(
     "je 2b",
     "3:",
     "ret",
+    // size_t strlen(const char *text)
+    "function strlen",
+    "xor eax, eax",
+    "2:",
+    "cmp byte ptr [rdi + rax], 0",
+    "je 3f",
+    "inc rax",
+    "jmp 2b",
+    "3:",
+    "ret",
     ".purgem function",
     ".text",
 );

@@ -3,6 +3,7 @@
 //! **Owns** every line of `unsafe` of this crate, and the knowledge of the kernel's ABI that goes with it. **Must not
 //! know** what a program, a message or a container is. **Callers:** the rest of the crate.
 
+pub mod bpf;
 pub mod clock;
 pub mod mount;
 pub mod net;

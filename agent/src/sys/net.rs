@@ -1,8 +1,9 @@
-//! vsock streams to the host.
+//! vsock streams to the host, and the loopback device.
 
 use rustix::{
     fd::OwnedFd,
     io::{Errno, Result},
+    ioctl::{Setter, ioctl},
     net::{
         AddressFamily, SocketFlags, SocketType,
         addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque},
@@ -57,4 +58,28 @@ fn open(port: u32, flags: SocketFlags) -> Result<OwnedFd> {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(errno) => Err(errno),
     }
+}
+
+/// `struct ifreq`, with flags.
+#[repr(C)]
+struct InterfaceFlags {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+/// Brings `lo` of this network namespace up.
+///
+/// # Errors
+/// Those of `socket(2)` and of the `SIOCSIFFLAGS` request.
+pub fn raise_loopback() -> Result<()> {
+    const SIOCSIFFLAGS: u32 = 0x8914;
+    const IFF_UP: u16 = 1;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut name = [0; 16];
+    name[..2].copy_from_slice(b"lo");
+    let request = InterfaceFlags { name, flags: IFF_UP, rest: [0; 22] };
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which is 40 bytes long, as this structure is.
+    unsafe { ioctl(&socket, Setter::<SIOCSIFFLAGS, InterfaceFlags>::new(request)) }
 }

@@ -10,10 +10,16 @@ pub(super) const RT_SIGPROCMASK: usize = 14;
 pub(super) const CLONE: usize = 56;
 pub(super) const EXECVE: usize = 59;
 pub(super) const KILL: usize = 62;
+pub(super) const PERSONALITY: usize = 135;
 pub(super) const CLOCK_GETTIME: usize = 228;
 pub(super) const EXIT_GROUP: usize = 231;
+pub(super) const IOPRIO_SET: usize = 251;
 pub(super) const SIGNALFD4: usize = 289;
 pub(super) const DUP3: usize = 292;
+pub(super) const PRLIMIT64: usize = 302;
+pub(super) const SCHED_SETATTR: usize = 314;
+pub(super) const SECCOMP: usize = 317;
+pub(super) const BPF: usize = 321;
 pub(super) const CLOSE_RANGE: usize = 436;
 pub(super) const MOUNT_SETATTR: usize = 442;
 

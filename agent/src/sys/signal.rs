@@ -79,6 +79,23 @@ pub fn send(pid: Pid, signal: u8) -> Result<()> {
     unsafe { raw::syscall(raw::KILL, [pid, usize::from(signal), 0, 0, 0]) }.map(|_| ())
 }
 
+/// Whether a signal, other than `SIGKILL`, ends a process that has not said what else it should do.
+#[must_use]
+pub fn ends_by_default(signal: u8) -> bool {
+    let others = [
+        Signal::KILL,
+        Signal::CHILD,
+        Signal::CONT,
+        Signal::STOP,
+        Signal::TSTP,
+        Signal::TTIN,
+        Signal::TTOU,
+        Signal::URG,
+        Signal::WINCH,
+    ];
+    !others.iter().any(|other| other.as_raw() == i32::from(signal))
+}
+
 /// Kills every process that the caller may signal, except itself and PID 1.
 ///
 /// # Errors

@@ -39,6 +39,8 @@ pub(crate) enum Said {
     Failed { code: ErrorCode, errno: u16, operation: Option<u16>, text: String },
     Started(Started),
     Exited(Exited),
+    Created(u32),
+    Contents(Vec<u8>, bool),
 }
 
 /// How the agent process exits, by why it stopped.
@@ -90,13 +92,15 @@ pub(crate) struct Command {
     pub(crate) environment: Vec<String>,
     pub(crate) streams: [bool; 3],
     pub(crate) terminal: Option<WindowSize>,
+    /// Whether it waits before it begins, after a look at whether the program is there.
+    pub(crate) gate: bool,
 }
 
 impl Command {
     pub(crate) fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment = vec!["PATH=/usr/bin:/bin".to_owned()];
-        Self { arguments, environment, streams: [true; 3], terminal: None }
+        Self { arguments, environment, streams: [true; 3], terminal: None, gate: false }
     }
 
     pub(crate) fn shell(script: &str) -> Self {
@@ -143,7 +147,7 @@ impl Host {
         // The child must not allocate: another thread of the harness may hold the allocator's lock.
         let agent = sys::process::spawn(false, || {
             let mut serve = || {
-                let control = sys::process::keep_only([null.as_fd(); 3], theirs.as_fd())?;
+                let (control, _) = sys::process::keep_only([null.as_fd(); 3], theirs.as_fd(), None)?;
                 rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
                 say_hello(control.as_fd(), 1)?;
                 let machine = machine.take().ok_or(Errno::INVAL)?;
@@ -195,6 +199,8 @@ impl Host {
                     },
                     Event::Started(started) => Said::Started(started),
                     Event::Exited(exited) => Said::Exited(exited),
+                    Event::Created(created) => Said::Created(created.pid),
+                    Event::Contents(read) => Said::Contents(read.content.to_vec(), read.more),
                 };
                 return (id, said);
             }
@@ -265,6 +271,12 @@ impl Host {
         let mut program = vec![0; 64 * 1024];
         let (arguments, environment) = (strings(&command.arguments), strings(&command.environment));
         let mut writer = ProgramWriter::new(&mut program);
+        if command.gate {
+            let name = CString::new(command.arguments[0].as_str()).unwrap();
+            let path = c"/usr/bin:/bin".into();
+            writer.push(&Operation::CheckExecutable { name: name.as_c_str().into(), path }).unwrap();
+            writer.push(&Operation::Await).unwrap();
+        }
         writer
             .push(&Operation::Exec {
                 arguments: StrList::from_bytes(&arguments).unwrap(),

@@ -4,6 +4,8 @@
 
 mod commands;
 mod conversation;
+mod files;
+mod gate;
 mod harness;
 mod streams;
 mod terminal;

@@ -68,7 +68,7 @@ fn entries_are_visited_in_the_order_of_their_bytes() {
     folder
         .walk(|path, _| {
             visited.push(path.strip_prefix(folder.path()).unwrap().to_string_lossy().into_owned());
-            Ok(())
+            Ok::<(), Error>(())
         })
         .unwrap();
     assert_eq!(visited, ["", "B", "B/x", "a", "a/x", "a-b", "a-b/x", "b", "b/x"]);

@@ -1,13 +1,15 @@
-//! What the tests of packing share: a folder and a store to play with, and programs in the place of `mkfs.erofs`.
+//! What the tests share: a folder and a store to play with, and real programs to compare with.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part, and fails by panicking")]
 
 pub(crate) mod erofs;
+pub(crate) mod layout;
+pub(crate) mod registry;
+pub(crate) mod tree;
 
 use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,19 +45,10 @@ impl Scene {
         self.path().join("store")
     }
 
-    /// A shell script that is called as `mkfs.erofs` would be; in `$folder` it has the folder to pack.
-    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.path().join(name);
-        let text = format!("#!/bin/sh\nset -eu\nfolder='{}'\n{text}\n", self.folder().display());
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
-    }
-
-    /// Every path in the store with its length, except for the lock.
+    /// Every path in the store with its length, except for the locks and lists.
     pub(crate) fn stored(&self) -> Vec<(PathBuf, u64)> {
         let mut found = Vec::new();
-        for folder in ["images", "index", "tmp"] {
+        for folder in ["blobs/sha256", "images", "folders", "tmp"] {
             for entry in fs::read_dir(self.store_path().join(folder)).unwrap() {
                 let entry = entry.unwrap();
                 found.push((entry.path(), entry.metadata().unwrap().len()));

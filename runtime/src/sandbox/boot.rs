@@ -28,7 +28,8 @@ use crate::{
     assets, choice,
     clock::instant_ns,
     error::{Kind, errno, host},
-    spec::{Spec, Streams},
+    shares,
+    spec::{Rootfs, Spec, Streams},
     terminal,
     timeline::{Mark, Timeline},
 };
@@ -84,9 +85,13 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
         None => assets::initrd(),
     };
     let log = kernel_log(spec.console.as_deref())?;
-    let rootfs = Block::open(&spec.rootfs, true).map_err(|error| {
-        Error::because(Kind::Rootfs, format!("root file system {}", spec.rootfs.display()), &error)
-    })?;
+    let rootfs = match &spec.rootfs {
+        Rootfs::Image(path) => Some(Block::open(path, true).map_err(|error| {
+            Error::because(Kind::Rootfs, format!("root file system {}", path.display()), &error)
+        })?),
+        Rootfs::Share(_) => None,
+    };
+    let shares = shares::device(spec)?;
 
     let (vsock, ports) = Vsock::new(GUEST_CID).map_err(host("set up the vsock device"))?;
     let (ours, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
@@ -110,7 +115,9 @@ pub(super) fn boot(spec: &Spec) -> Result<Booted, Error> {
 
     let milestones = Arc::new(Mutex::new(Timeline::default()));
     let reached = Arc::clone(&milestones);
-    let devices: Vec<Box<dyn Device>> = vec![Box::new(vsock), Box::new(rootfs)];
+    let mut devices: Vec<Box<dyn Device>> = vec![Box::new(vsock)];
+    devices.extend(rootfs.map(|device| Box::new(device) as Box<dyn Device>));
+    devices.extend(shares.map(|device| Box::new(device) as Box<dyn Device>));
     let vm = hypervisor.start(Config {
         vcpus: spec.vcpus,
         memory: spec.memory,

@@ -79,6 +79,10 @@ pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -
     supervisor.booted.vm.stop();
     let milestones = supervisor.booted.milestones.lock().unwrap_or_else(PoisonError::into_inner);
     supervisor.timeline.marks.extend_from_slice(&milestones.marks);
+    drop(milestones);
+    // Stopped, but not taken apart: that waits for grace periods of the host's kernel, tens of milliseconds on many hosts. The end
+    // of this process does the same, after everybody who waits has got an answer.
+    std::mem::forget(supervisor.booted);
     result
 }
 
@@ -142,7 +146,8 @@ impl Supervisor<'_> {
                     heard.push(Heard::Exited(exited.status, exited.at_ns));
                 }
                 Event::Failed(failed) => heard.push(Heard::Failed(describe(program, &failed), failed.code)),
-                Event::Exited(_) | Event::Done(()) => {}
+                Event::Created(_) => heard.push(Heard::Created),
+                Event::Exited(_) | Event::Done(()) | Event::Contents(_) => {}
             }
             Ok(())
         });
@@ -164,6 +169,12 @@ impl Supervisor<'_> {
                 self.phase = Phase::Running;
                 Ok(())
             }
+            // Nobody but us decides when it begins.
+            (Heard::Created, Phase::Starting(_)) => {
+                let id = self.booted.agent.send(&[Request::Start(COMMAND)])?;
+                self.phase = Phase::Starting(id);
+                Ok(())
+            }
             (Heard::Exited(status, at), Phase::Running) => {
                 self.timeline.add(Mark::CommandEnded, self.on_host_scale(at));
                 self.phase = Phase::Ended(match status {
@@ -178,7 +189,7 @@ impl Supervisor<'_> {
                 tracing::debug!(?phase, ?code, "the agent refused a request: {message}");
                 Ok(())
             }
-            (Heard::Hello(_) | Heard::Started(_) | Heard::Exited(..), phase) => {
+            (Heard::Hello(_) | Heard::Created | Heard::Started(_) | Heard::Exited(..), phase) => {
                 Err(Error::new(Kind::Guest, format!("the guest's agent spoke out of turn ({phase:?})")))
             }
         }
@@ -218,7 +229,8 @@ impl Supervisor<'_> {
                 Ok(())
             }
             Phase::Running => {
-                let number = u8::try_from(signal as i32).unwrap_or(0);
+                let stop = self.spec.process.stop_signal.filter(|_| signal == Signal::SIGTERM);
+                let number = stop.unwrap_or_else(|| u8::try_from(signal as i32).unwrap_or(0));
                 let request = mote_protocol::Signal { process: COMMAND, signal: number };
                 self.booted.agent.send(&[Request::Signal(request)]).map(|_| ())
             }
@@ -258,6 +270,7 @@ struct Ready {
 /// An event without what it borrowed.
 enum Heard {
     Hello(Hello),
+    Created,
     Started(u64),
     Exited(ExitStatus, u64),
     Failed(String, ErrorCode),

@@ -31,6 +31,8 @@ struct Arguments {
     rootfs: PathBuf,
     /// The test program.
     tests: PathBuf,
+    /// The program that tests put into guests.
+    in_guest: PathBuf,
     /// Arguments for the test program, such as a part of a test's name.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
@@ -70,6 +72,7 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
         .args(["--test-threads=1"])
         .args(&arguments.arguments)
         .env("MOTE", absolute(&arguments.mote)?)
+        .env("MOTE_IN_GUEST", absolute(&arguments.in_guest)?)
         .env("MOTE_HYPERVISOR", "qemu")
         .status()
         .with_context(|| format!("cannot start {}", arguments.tests.display()))?;
@@ -79,11 +82,12 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
 fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
     let lab = Lab::new()?
         .timeout(LAB_LIMIT)
-        .program("mkfs.erofs")
         .file(absolute(&arguments.mote)?, "/usr/bin/mote")
         .file(absolute(&arguments.vmlinux)?, "/usr/lib/mote/vmlinux")
         .file(absolute(&arguments.rootfs)?, "/usr/lib/mote/rootfs.erofs")
         .file(absolute(&arguments.tests)?, "/usr/bin/e2e")
+        .file(absolute(&arguments.in_guest)?, "/usr/bin/in-guest")
+        .env("MOTE_IN_GUEST", "/usr/bin/in-guest")
         .env("MOTE", "/usr/bin/mote")
         .env("MOTE_HYPERVISOR", "kvm");
     let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use super::processes;
+use super::{HANG, process_ended, processes};
 
 /// What was there before. [`check`](Self::check) panics if more is there now.
 #[derive(Debug)]
@@ -25,11 +25,15 @@ impl Leftovers {
         }
     }
 
-    /// Looks again.
+    /// Looks again. A process that is on its way out may take the moment that it needs: the host's kernel takes a VM apart after the
+    /// last answer was given.
     ///
     /// # Panics
     /// Something new is there.
     pub fn check(&self) {
+        for pid in ours().difference(&self.processes) {
+            assert!(process_ended(*pid, HANG), "process {pid} is still there");
+        }
         let now = Self::before();
         let new = |before: &BTreeSet<String>, now: &BTreeSet<String>| {
             now.difference(before).cloned().collect::<Vec<_>>()

@@ -1,7 +1,7 @@
 //! Calls `mote` as a user would.
 //!
-//! Two variables say what is tested: `MOTE`, the program, and `MOTE_HYPERVISOR`, the lane. Tests read neither: they are the
-//! same in both lanes, and so must the results be.
+//! Two variables say what is tested: `MOTE`, the program, and `MOTE_HYPERVISOR`, the lane; `MOTE_IN_GUEST` is a program for guests.
+//! Tests read none of them: they are the same in both lanes, and so must the results be.
 //!
 //! Nothing here waits for a time to pass. Deadlines are there for what hangs, and are far beyond what a busy machine needs.
 
@@ -45,6 +45,15 @@ pub fn hypervisor() -> String {
 fn variable(name: &str) -> OsString {
     std::env::var_os(name)
         .unwrap_or_else(|| panic!("{name} is not set: run these tests with tests/end-to-end"))
+}
+
+/// The program that looks at a guest from within: see `src/bin/in-guest.rs`.
+///
+/// # Panics
+/// Nobody said where it is.
+#[must_use]
+pub fn in_guest() -> PathBuf {
+    variable("MOTE_IN_GUEST").into()
 }
 
 /// A file that belongs to the installation under test: `vmlinux`, `rootfs.erofs`.

@@ -21,12 +21,13 @@ fn numbers_out_of_range() {
     with(&["--memory", "31m"]).assert_failed(125, &["32m"]);
     with(&["--memory", "lots"]).assert_failed(125, &["--memory"]);
     with(&["--memory", "900t"]).assert_failed(125, &["this host has only"]);
-    with(&["--user", "root"]).assert_failed(125, &["--user", "number"]);
+    with(&["--user", "none"]).assert_failed(125, &["--user", "none"]);
+    with(&["--user", "0:none"]).assert_failed(125, &["--user", "none"]);
     let other = run(Command::new(program()).args(["run", "--hypervisor", "xen", "--", "true"]), b"");
     other.assert_failed(125, &["xen", "kvm"]);
     with(&["--no-such-option"]).assert_failed(125, &["--no-such-option"]);
-    run(&mut mote_run(&[]), b"").assert_failed(125, &["COMMAND"]);
-    run(mote_run(&["true"]).arg("x"), b"").assert_failed(125, &["true"]);
+    run(&mut mote_run(&[]), b"").assert_failed(125, &["IMAGE"]);
+    run(mote_run(&["--pull", "never", "true"]).arg("x"), b"").assert_failed(125, &["true", "no such image"]);
 }
 
 #[test]

@@ -5,8 +5,12 @@
 mod bad_input;
 mod bench;
 mod command;
+mod config;
 mod death;
+mod hostile;
+mod images;
 mod machine;
 mod rootfs;
+mod shares;
 mod streams;
 mod terminal;

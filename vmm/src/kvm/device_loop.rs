@@ -1,4 +1,5 @@
-//! The thread that works for the devices: it waits for notified queues and for the devices' own descriptors.
+//! A thread that works for devices: it waits for notified queues and for the devices' own descriptors. One of them works for all
+//! devices but those that need a thread of their own.
 
 use std::{os::fd::AsRawFd, sync::Arc, thread::JoinHandle};
 
@@ -64,15 +65,15 @@ impl DeviceLoop {
         self.epoll.add(fd, event).map_err(|e| host("watch a descriptor")(e.into()))
     }
 
-    /// Starts the thread. Writing to the returned descriptor ends it.
-    pub(super) fn spawn(self) -> Result<(EventFd, JoinHandle<()>), Error> {
+    /// Starts the thread, with this name. Writing to the returned descriptor ends it.
+    pub(super) fn spawn(self, name: &str) -> Result<(EventFd, JoinHandle<()>), Error> {
         let stop = EventFd::new(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits())
             .map_err(host("create an event descriptor"))?;
         let stopped = stop.try_clone().map_err(host("create an event descriptor"))?;
         // SAFETY: the eventfd is open, and moves into the thread together with the epoll instance.
         self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(stopped.as_raw_fd()) })?;
         let thread = std::thread::Builder::new()
-            .name("devices".into())
+            .name(name.into())
             .stack_size(STACK)
             .spawn(move || {
                 self.run();

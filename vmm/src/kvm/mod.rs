@@ -3,7 +3,7 @@
 //! **Owns** everything that a VM on KVM is made of. **Callers:** whoever holds a [`Kvm`] as its
 //! [`Hypervisor`].
 //!
-//! Threads: one a vCPU, and one device loop. They share the devices (each behind its lock) and nothing else. The
+//! Threads: one a vCPU, one device loop, and one more for each device that needs its own. They share the devices (each behind its lock) and nothing else. The
 //! first thread that sees the end of the VM records it; stopping makes every vCPU leave `KVM_RUN` and joins all threads,
 //! and only then is guest memory unmapped.
 
@@ -98,9 +98,16 @@ impl Hypervisor for Kvm {
         vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;
 
         let mut devices = Vec::new();
-        let mut device_loop = DeviceLoop::new()?;
+        let mut device_loops = vec![("devices", DeviceLoop::new()?)];
         for (index, device) in (0u32..).zip(config.devices) {
-            devices.push(attach(&vm, &ram, index, device, &mut device_loop)?);
+            if device.needs_own_thread() {
+                let mut own = DeviceLoop::new()?;
+                let name = device.name();
+                devices.push(attach(&vm, &ram, index, device, &mut own)?);
+                device_loops.push((name, own));
+            } else {
+                devices.push(attach(&vm, &ram, index, device, &mut device_loops[0].1)?);
+            }
         }
 
         let ending = Arc::new(Ending::new().map_err(host("create an event descriptor"))?);
@@ -127,9 +134,18 @@ impl Hypervisor for Kvm {
 
         // Costs a few system calls, so only for those who look.
         let counts = tracing::enabled!(tracing::Level::DEBUG).then(|| Statistics::of(&vm, &vcpus));
-        let mut running =
-            KvmVm { _vm: vm, ram, ending, log: config.log, vcpus: Vec::new(), device_loop: None, counts };
-        running.device_loop = Some(device_loop.spawn()?);
+        let mut running = KvmVm {
+            _vm: vm,
+            ram,
+            ending,
+            log: config.log,
+            vcpus: Vec::new(),
+            device_loops: Vec::new(),
+            counts,
+        };
+        for (name, device_loop) in device_loops {
+            running.device_loops.push(device_loop.spawn(name)?);
+        }
         config.milestones.reached(Milestone::FirstEntry);
         for (index, fd) in (0u8..).zip(vcpus) {
             running.vcpus.push(VcpuThread::spawn(index, fd, Arc::clone(&bus), Arc::clone(&running.ending))?);
@@ -195,7 +211,7 @@ fn attach(
 /// A VM that runs. The order of the fields is the order in which they go: KVM's own view of the memory before the memory.
 struct KvmVm {
     vcpus: Vec<VcpuThread>,
-    device_loop: Option<(EventFd, JoinHandle<()>)>,
+    device_loops: Vec<(EventFd, JoinHandle<()>)>,
     _vm: VmFd,
     ram: GuestRam,
     ending: Arc<Ending>,
@@ -230,7 +246,7 @@ impl Vm for KvmVm {
         for vcpu in self.vcpus.drain(..) {
             vcpu.join();
         }
-        if let Some((stop, thread)) = self.device_loop.take() {
+        for (stop, thread) in self.device_loops.drain(..) {
             // Both fail only if the thread is gone already.
             let _ = stop.write(1);
             let _ = thread.join();

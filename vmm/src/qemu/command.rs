@@ -8,6 +8,8 @@ use crate::virtio::DeviceType;
 /// A device that waits for QEMU behind a vhost-user socket.
 pub(super) struct Attachment {
     pub(super) device_type: DeviceType,
+    /// The name by which the guest finds it, for those that QEMU itself tells it of.
+    pub(super) tag: Option<String>,
     /// The sizes of its queues.
     pub(super) queues: &'static [u16],
     pub(super) socket: OwnedFd,
@@ -92,6 +94,13 @@ fn device_option(device: &Attachment, chardev: &str) -> String {
             "vhost-user-blk,chardev={chardev},num-queues={},queue-size={}",
             device.queues.len(),
             device.queues.iter().min().copied().unwrap_or_default()
+        ),
+        // One size for all queues: the largest, which the requests' queue needs.
+        DeviceType::Fs => format!(
+            "vhost-user-fs-device,chardev={chardev},tag={},num-request-queues={},queue-size={}",
+            device.tag.as_deref().unwrap_or_default(),
+            device.queues.len() - 1,
+            device.queues.iter().max().copied().unwrap_or_default()
         ),
     }
 }

@@ -45,7 +45,10 @@ use self::{
 };
 #[cfg(doc)]
 use crate::Milestone;
-use crate::{Config, Error, Exit, Hypervisor, Vm, arch, virtio::vhost_user};
+use crate::{
+    Config, Error, Exit, Hypervisor, Vm, arch,
+    virtio::{Device, DeviceType, fs, vhost_user},
+};
 
 /// How many devices QEMU's microvm machine has room for.
 const MAX_DEVICES: usize = 8;
@@ -120,10 +123,11 @@ impl Hypervisor for Qemu {
         };
         let mut attachments = Vec::new();
         for device in config.devices {
-            let (device_type, queues) = (device.device_type(), device.queue_sizes());
+            let (device_type, queues, tag) =
+                (device.device_type(), device.queue_sizes(), tag(device.as_ref()));
             let (socket, thread) = vhost_user::serve(device).map_err(host("start a device"))?;
             vm.devices.push(thread);
-            attachments.push(Attachment { device_type, queues, socket: socket.into() });
+            attachments.push(Attachment { device_type, tag, queues, socket: socket.into() });
         }
         let (serial, qemu_serial) = pair()?;
         let (complaints, qemu_complaints) = pair()?;
@@ -163,6 +167,17 @@ impl Hypervisor for Qemu {
         answer.recv().map_err(|_| gone())??;
         Ok(Box::new(vm))
     }
+}
+
+/// The tag in the configuration of a file system device, which QEMU shows to the guest instead of asking for it.
+fn tag(device: &dyn Device) -> Option<String> {
+    let mut tag = [0; fs::TAG_LEN];
+    if device.device_type() != DeviceType::Fs {
+        return None;
+    }
+    device.read_config(0, &mut tag);
+    let end = tag.iter().position(|byte| *byte == 0).unwrap_or(tag.len());
+    String::from_utf8(tag[..end].to_vec()).ok()
 }
 
 /// A file without a name.

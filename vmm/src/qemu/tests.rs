@@ -42,7 +42,7 @@ fn machine(accel: Accel, devices: Vec<Attachment>) -> Machine {
 }
 
 fn attachment(device_type: DeviceType, queues: &'static [u16]) -> Attachment {
-    Attachment { device_type, queues, socket: File::open("/dev/null").unwrap().into() }
+    Attachment { device_type, tag: None, queues, socket: File::open("/dev/null").unwrap().into() }
 }
 
 /// The values of all options with this name, in order.

@@ -41,6 +41,8 @@ mod register {
     pub(super) const QUEUE_DRIVER_HIGH: u64 = 0x94;
     pub(super) const QUEUE_DEVICE_LOW: u64 = 0xa0;
     pub(super) const QUEUE_DEVICE_HIGH: u64 = 0xa4;
+    pub(super) const SHARED_MEMORY_LEN_LOW: u64 = 0xb0;
+    pub(super) const SHARED_MEMORY_BASE_HIGH: u64 = 0xbc;
     pub(super) const CONFIG_GENERATION: u64 = 0xfc;
     pub(super) const CONFIG: u64 = 0x100;
 }
@@ -167,8 +169,9 @@ impl MmioDevice {
                 if inner.write_status(value) {
                     self.interrupt.status.store(0, Ordering::SeqCst);
                 }
-                // What the driver put into the queues before it said that it is ready has not been looked at.
-                if inner.status & status::DRIVER_OK != 0 {
+                // What the driver put into the queues before it said that it is ready has not been looked at. A device with a
+                // thread of its own is not run by this one, a vCPU's: its driver notifies it of everything (3.1.1).
+                if inner.status & status::DRIVER_OK != 0 && !inner.device.needs_own_thread() {
                     inner.process(Wake::Events, &self.interrupt);
                 }
             }
@@ -206,6 +209,8 @@ impl Inner {
             register::QUEUE_SIZE_MAX => self.selected().map_or(0, |queue| queue.max_size().into()),
             register::QUEUE_READY => self.selected().map_or(0, |queue| queue.ready().into()),
             register::STATUS => self.status,
+            // Length and base of a region that is not there: our devices have none.
+            register::SHARED_MEMORY_LEN_LOW..=register::SHARED_MEMORY_BASE_HIGH => u32::MAX,
             // The configuration of our devices never changes.
             register::CONFIG_GENERATION => 0,
             _ => 0,

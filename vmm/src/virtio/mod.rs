@@ -6,6 +6,7 @@
 
 pub mod block;
 mod complaints;
+pub mod fs;
 pub mod mmio;
 mod queue;
 pub mod vhost_user;
@@ -26,6 +27,8 @@ pub enum DeviceType {
     Block = 2,
     /// Socket device (5.10).
     Vsock = 19,
+    /// File system device (5.11).
+    Fs = 26,
 }
 
 /// Why [`Device::process`] is called.
@@ -89,6 +92,11 @@ pub trait Device: Send {
     /// A descriptor that is readable when the device has something to do that no driver asked for.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Whether its work may wait for the host, so that it must not be done where other devices wait, nor by a vCPU.
+    fn needs_own_thread(&self) -> bool {
+        false
     }
 
     /// Does all there is to do now. `queues` has an entry for each of [`queue_sizes`](Self::queue_sizes), all of them enabled.

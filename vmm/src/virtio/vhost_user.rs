@@ -50,7 +50,7 @@ pub fn backend_queues(device: &dyn Device) -> usize {
     let queues = device.queue_sizes().len();
     match device.device_type() {
         DeviceType::Vsock => queues.min(2),
-        DeviceType::Block => queues,
+        DeviceType::Block | DeviceType::Fs => queues,
     }
 }
 

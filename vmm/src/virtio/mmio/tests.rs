@@ -84,6 +84,14 @@ fn negotiate(device: &MmioDevice) {
 }
 
 #[test]
+fn shared_memory_is_not_there() {
+    let device = window(Probe::default());
+    for register in (register::SHARED_MEMORY_LEN_LOW..=register::SHARED_MEMORY_BASE_HIGH).step_by(4) {
+        assert_eq!(read(&device, register), u32::MAX);
+    }
+}
+
+#[test]
 fn identifies_itself() {
     let device = window(Probe::default());
     assert_eq!(read(&device, register::MAGIC), u32::from_le_bytes(*b"virt"));

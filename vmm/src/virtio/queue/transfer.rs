@@ -144,6 +144,13 @@ pub(crate) fn write_at(fd: BorrowedFd<'_>, from: &Vector<'_>, offset: u64) -> io
     retry(|| unsafe { libc::pwritev(fd.as_raw_fd(), pieces, count, offset) })
 }
 
+/// `pwritev2` at the end of the file, wherever that is by then.
+pub(crate) fn append(fd: BorrowedFd<'_>, from: &Vector<'_>) -> io::Result<usize> {
+    let (pieces, count) = from.pieces_and_count();
+    // SAFETY: as in `write`.
+    retry(|| unsafe { libc::pwritev2(fd.as_raw_fd(), pieces, count, 0, libc::RWF_APPEND) })
+}
+
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
