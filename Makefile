@@ -6,8 +6,10 @@ TIME ?= 60
 TARGET := target/x86_64-unknown-linux-gnu/release
 MOTE := target/bin/mote
 LIB := target/lib/mote
+BENCH := cargo run --quiet --release --locked -p mote-tests --bin bench --
+BASELINE := tests/baseline.json
 
-.PHONY: all run test check-deps kernel rootfs build lab bench fuzz miri fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fuzz miri fmt lint install clean help
 
 all: build
 
@@ -42,8 +44,15 @@ lab: build ## Open the lab, a machine with KVM, or run CMD in it
 	    --file $(LIB)/rootfs.erofs:/usr/lib/mote/rootfs.erofs \
 	    $(if $(filter command\ line,$(origin CMD)),-- sh -c '$(subst ','\'',$(CMD))')
 
-bench: build ## Measure boot times and memory in the lab
-	cargo run --quiet --release --locked -p mote-tests --bin bench -- $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+bench: build ## Measure starts, memory and throughput in the lab, and the import of images, beside their limits
+	$(BENCH) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+	cargo run --quiet --release --locked -p mote-tests --bin bench-images -- $(MOTE) $(LIB)/vmlinux
+
+bench-gate: build ## Fail if a figure of the lab is more than 3 % worse than in the baseline
+	$(BENCH) --gate $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+
+bench-baseline: build ## Make the lab's figures of now the baseline; commit it with the reason
+	$(BENCH) --update $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 
 fuzz: check-deps ## Fuzz each target for TIME seconds (default: 60)
 	@TIME=$(TIME) tests/fuzz

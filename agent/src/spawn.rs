@@ -45,6 +45,10 @@ const MOVED: u16 = 2;
 pub(crate) const GO_ON: u8 = 0;
 
 /// What a child says.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is no heap to put the large one on, and one lives at a time"
+)]
 pub(crate) enum Word {
     /// All that is left is `execve(2)`.
     Ready,

@@ -2,13 +2,14 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::{HypervisorChoice, SeccompMode};
 
 use crate::{
     bench::args::BenchVerb,
     image::args::{ImageOptions, PullPolicy, RegistryOptions, StoreOptions, UnpackOptions},
     memory::MemorySize,
+    oci::args::{ContainerVerb, Creation},
     volume::{self, VolumeOption},
 };
 
@@ -17,10 +18,12 @@ use crate::{
 /// Every command gets its own kernel, on a tiny virtual machine that starts in milliseconds. What it does to its files is
 /// forgotten when it ends.
 #[derive(Debug, Parser)]
-#[command(name = "mote", version, propagate_version = false, max_term_width = 100)]
+#[command(name = "mote", disable_version_flag = true, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) log: LogOptions,
+    #[command(flatten)]
+    pub(crate) global: GlobalOptions,
     #[command(subcommand)]
     pub(crate) verb: Verb,
 }
@@ -39,6 +42,42 @@ pub(crate) struct LogOptions {
     pub(crate) debug: bool,
 }
 
+/// What engines say before the verb.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalOptions {
+    /// Where the state of containers lies. Default: /run/mote; without privileges, $XDG_RUNTIME_DIR/mote.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(crate) root: Option<PathBuf>,
+    /// A container's cgroupsPath has systemd's form, slice:prefix:name.
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
+    /// Go on without a cgroup on the host if none can be made.
+    #[arg(long = "rootless", id = "without_privileges", value_name = "WHEN", default_value = "auto")]
+    pub(crate) rootless: Rootless,
+    /// Accepted for compatibility.
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    pub(crate) criu: Option<PathBuf>,
+    /// What runs containers' machines; `run` has an option of its own.
+    #[arg(long = "container-hypervisor", global = true, value_name = "NAME", default_value = "auto")]
+    container_hypervisor: HypervisorName,
+}
+
+impl GlobalOptions {
+    pub(crate) fn hypervisor(&self) -> HypervisorChoice {
+        self.container_hypervisor.into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    /// Always
+    True,
+    /// Never
+    False,
+    /// If mote has no privileges
+    Auto,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// key=value
@@ -54,6 +93,8 @@ pub(crate) enum Verb {
     Run(Box<RunOptions>),
     /// Get, list and remove images.
     Image(Box<ImageOptions>),
+    #[command(flatten)]
+    Container(ContainerVerb),
     /// Say what this host can do, and what to do about what is missing.
     Check,
     /// Measure: how fast machines start, what they weigh, how fast bytes move.
@@ -100,12 +141,12 @@ pub(crate) struct RunOptions {
     /// The root file system: a folder, packed once and remembered by its content, or an EROFS image.
     ///
     /// The source is never changed. Default, if no image is named either: a small one with busybox.
-    #[arg(long, value_name = "PATH", conflicts_with = "image")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) rootfs: Option<PathBuf>,
     /// Run the container of an OCI bundle: a folder with a config.json and a root file system.
     ///
     /// The configuration says everything about the machine and the command.
-    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "image", "command", "volume", "tty"])]
+    #[arg(short, long, value_name = "FOLDER", conflicts_with_all = ["rootfs", "volume", "tty"])]
     pub(crate) bundle: Option<PathBuf>,
     /// What becomes of a folder given as --rootfs.
     #[arg(long, value_name = "MODE", default_value = "image")]
@@ -133,7 +174,7 @@ pub(crate) struct RunOptions {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
     /// Run this program instead of the image's own, with COMMAND as its arguments; also a JSON array.
-    #[arg(long, value_name = "PROGRAM", requires = "image")]
+    #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<OsString>,
     /// When to get the image from its registry.
     #[arg(long, value_name = "WHEN", default_value = "missing")]
@@ -178,16 +219,29 @@ pub(crate) struct RunOptions {
     #[arg(long, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
           default_value_if("timeline", ArgPredicate::IsPresent, "text"))]
     pub(crate) timeline: Option<LogFormat>,
-    /// The image to run, and a command with its arguments instead of the image's own.
-    #[arg(
-        value_name = "IMAGE [COMMAND",
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        required_unless_present_any = ["command", "bundle"]
-    )]
-    pub(crate) image: Vec<OsString>,
-    /// The command, after `--`, and its arguments, in a root file system that is no image.
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "image")]
+    /// With --bundle: do not wait for the container's end.
+    #[arg(short, long, requires = "bundle")]
+    pub(crate) detach: bool,
+    /// With --bundle: do not remove the container at its end.
+    #[arg(long, requires = "bundle")]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) creation: Creation,
+    /// Accepted for compatibility.
+    #[arg(long, hide = true)]
+    pub(crate) no_subreaper: bool,
+    /// The image to run, and a command with its arguments instead of the image's own. Behind `--`, a command in a root file system
+    /// that is no image. With --bundle, the container's id; without one, it gets one that nobody else has.
+    #[arg(value_name = "IMAGE|-- COMMAND", trailing_var_arg = true, required_unless_present = "bundle")]
+    words: Vec<OsString>,
+    /// The image, if one is named.
+    #[arg(skip)]
+    pub(crate) image: Option<OsString>,
+    /// The container's id, if one is named.
+    #[arg(skip)]
+    pub(crate) id: Option<String>,
+    /// The command with its arguments; empty for the image's own.
+    #[arg(skip)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -247,15 +301,75 @@ impl From<SeccompName> for SeccompMode {
     }
 }
 
+impl Arguments {
+    /// Reads a whole command line, the program's name first.
+    pub(crate) fn read(line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.collect();
+        let mut arguments = Self::try_parse_from(&line)?;
+        let Verb::Run(options) = &mut arguments.verb else { return Ok(arguments) };
+        if options.bundle.is_none() {
+            options.tell_image_from_command(&line)?;
+            return Ok(arguments);
+        }
+        // As with runc, flags may stand behind the container's id: read them where the parser takes them for flags.
+        if let [id, _, ..] = &options.words[..] {
+            let at = line.len() - options.words.len();
+            let rest = line[at + 1..].iter();
+            let line: Vec<_> = line[..at].iter().chain(rest).chain([id]).cloned().collect();
+            arguments = Self::try_parse_from(&line)?;
+        }
+        if let Verb::Run(options) = &mut arguments.verb {
+            options.take_container_id()?;
+        }
+        Ok(arguments)
+    }
+}
+
+impl RunOptions {
+    /// The words at the line's end start with an image, unless there is a `--` before them. The parser takes that away.
+    fn tell_image_from_command(&mut self, line: &[OsString]) -> Result<(), clap::Error> {
+        let mut words = std::mem::take(&mut self.words);
+        let before = line.len().checked_sub(words.len() + 1).and_then(|at| line.get(at));
+        let is_image = before.is_none_or(|word| word != "--");
+        let wrong = if is_image && self.rootfs.is_some() {
+            Some("--rootfs goes with a command behind --, and not with an image")
+        } else if !is_image && self.entrypoint.is_some() {
+            Some("--entrypoint goes with an image")
+        } else {
+            None
+        };
+        if let Some(wrong) = wrong {
+            return Err(conflict(wrong));
+        }
+        self.image = is_image.then(|| words.remove(0));
+        self.command = words;
+        Ok(())
+    }
+
+    /// With a bundle, the only word is the container's id.
+    fn take_container_id(&mut self) -> Result<(), clap::Error> {
+        let mut words = std::mem::take(&mut self.words).into_iter();
+        self.id = words.next().map(|id| id.to_string_lossy().into_owned());
+        match words.next() {
+            Some(_) => Err(conflict(
+                "with --bundle, the configuration says what is run; there is one container id at most",
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+fn conflict(wrong: &str) -> clap::Error {
+    Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, wrong)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn run(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
-        let all = ["mote", "run"].iter().chain(arguments);
-        Arguments::try_parse_from(all).map(|parsed| match parsed.verb {
+        let all = ["mote", "run"].iter().chain(arguments).map(OsString::from);
+        Arguments::read(all).map(|parsed| match parsed.verb {
             Verb::Run(options) => *options,
             other => panic!("{other:?}"),
         })
@@ -272,14 +386,18 @@ mod tests {
         assert_eq!(options.command, ["sh", "-c", "exit 3", "--help"]);
         assert!(options.tty);
         assert!(run(&[]).is_err());
-        assert!(options.image.is_empty());
+        assert_eq!(options.image, None);
     }
 
     #[test]
     fn everything_behind_the_image_is_its_command() {
         let options = run(&["-t", "alpine", "sh", "-c", "x", "--", "-e", "--help"]).unwrap();
-        assert_eq!(options.image, ["alpine", "sh", "-c", "x", "--", "-e", "--help"]);
-        assert!(options.command.is_empty() && options.env.is_empty() && options.tty);
+        assert_eq!(options.image.as_deref(), Some(std::ffi::OsStr::new("alpine")));
+        assert_eq!(options.command, ["sh", "-c", "x", "--", "-e", "--help"]);
+        assert!(options.env.is_empty() && options.tty);
+        assert!(run(&["alpine"]).is_ok_and(|options| options.command.is_empty()));
+        assert!(run(&["--no-such-option", "alpine"]).is_err());
+        assert!(run(&["--"]).is_err());
         assert!(run(&["--rootfs", "/x", "alpine"]).is_err());
         assert!(run(&["--entrypoint", "/x", "--", "y"]).is_err());
         assert!(run(&["--tls-verify=false", "alpine"]).is_ok_and(|options| !options.registry.tls_verify));

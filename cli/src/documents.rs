@@ -9,6 +9,7 @@ use crate::args::Arguments;
 
 pub(crate) fn version() -> ExitCode {
     println!("mote version {}", env!("CARGO_PKG_VERSION"));
+    println!("spec: {}", mote_runtime::oci::OCI_VERSION);
     println!("protocol: {}", mote_protocol::VERSION);
     ExitCode::SUCCESS
 }

@@ -2,7 +2,8 @@
 //!
 //! **Owns** the command line and everything that is printed. **Must not know** how a sandbox works: that is `runtime`'s.
 //!
-//! A failure is one line on standard error, `mote: WHAT: WHY`, and one of the statuses that `mote run --help` lists.
+//! A failure is one line on standard error, `mote: WHAT: WHY`, and one of the statuses that `mote run --help` lists; container verbs
+//! fail as runc does (`oci.rs`).
 
 mod args;
 mod bench;
@@ -11,13 +12,14 @@ mod documents;
 mod image;
 mod logging;
 mod memory;
+mod oci;
 mod report;
 mod run;
+mod usage;
 mod volume;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mote_runtime::Timeline;
 
 use crate::args::{Arguments, Verb};
@@ -25,19 +27,22 @@ use crate::args::{Arguments, Verb};
 fn main() -> ExitCode {
     // Before anything else: the timeline counts from here.
     let timeline = Timeline::begin();
-    let arguments = match Arguments::try_parse() {
+    if asks_for_version() {
+        return documents::version();
+    }
+    let arguments = match Arguments::read(std::env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are asked for, and no failure. 125 is Mote's own failure in every verb.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(125) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return usage::wrong(&error),
     };
     if let Err(error) = logging::start(&arguments.log) {
         return report::failed(&error, arguments.log.debug);
     }
     match arguments.verb {
-        Verb::Run(options) => run::run(*options, &arguments.log, timeline),
+        Verb::Run(options) => match &options.bundle {
+            Some(bundle) => oci::run(&options, bundle, &arguments.global, &arguments.log),
+            None => run::run(*options, &arguments.log, timeline),
+        },
+        Verb::Container(verb) => oci::main(verb, &arguments.global, &arguments.log),
         Verb::Image(options) => image::image(*options, &arguments.log),
         Verb::Check => check::check(),
         Verb::Bench { what } => bench::bench(&what, arguments.log.debug),
@@ -49,4 +54,9 @@ fn main() -> ExitCode {
         },
         Verb::Sandbox => mote_runtime::sandbox_main(),
     }
+}
+
+/// `--version` stands where verbs do, and there alone.
+fn asks_for_version() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first == "--version" || first == "-v" || first == "-V")
 }

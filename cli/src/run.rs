@@ -1,6 +1,5 @@
 //! `mote run`: from options to a complete specification, and from an outcome to an exit status.
 
-mod bundle;
 mod container;
 
 use std::{
@@ -11,7 +10,7 @@ use std::{
 };
 
 use mote_rootfs_builder::{ProcessConfig, Rootfs as HeldRootfs, User, image};
-use mote_runtime::{Cache, Error, Kind, Process, Rootfs, Share, Spec, Streams, Timeline};
+use mote_runtime::{Cache, Error, Kind, Machine, Process, Rootfs, Share, Spec, Streams, Timeline};
 
 use crate::{
     args::{LogFormat, LogOptions, RootfsMode, RunOptions, SeccompName},
@@ -61,14 +60,11 @@ struct Root {
     held: Option<HeldRootfs>,
 }
 
-fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
+fn spec(options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
     if options.seccomp == SeccompName::Log {
         tracing::warn!(
             "--seccomp log: forbidden system calls are logged by the host's kernel, and done. This is not safe"
         );
-    }
-    if let Some(folder) = options.bundle.take() {
-        return bundle::spec(&folder, options).map(|spec| (spec, None));
     }
     if let Some(total) = memory::of_host()
         && options.memory.bytes() > total
@@ -93,25 +89,28 @@ fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
     };
     let environment = environment(&options, &config, &user);
     volume::complete(options.volume, &mut shares, &mut volumes)?;
-    let command = if is_image { options.image.into_iter().skip(1).collect() } else { options.command };
+    let command = options.command;
     let directory = options.workdir.map(OsString::into_vec);
     let directory = directory.unwrap_or_else(|| config.directory.clone().into_bytes());
     let streams = if options.tty { Streams::Terminal } else { Streams::Pipes };
+    let writable = container::volumes(&root.rootfs, &config)?;
     let spec = Spec {
-        hypervisor: options.hypervisor.into(),
-        vcpus: options.cpus,
-        memory: options.memory.bytes(),
-        kernel,
-        initrd: options.initrd,
-        kernel_options: options.kernel_options,
+        machine: Machine {
+            hypervisor: options.hypervisor.into(),
+            vcpus: options.cpus,
+            memory: options.memory.bytes(),
+            kernel,
+            initrd: options.initrd,
+            kernel_options: options.kernel_options,
+            rootfs: root.rootfs,
+            shares,
+            console: options.console,
+            seccomp: options.seccomp.into(),
+        },
         read_only: options.read_only,
         folders: if is_image && !directory.is_empty() { vec![directory.clone()] } else { Vec::new() },
-        writable: container::volumes(&root.rootfs, &config)?,
-        rootfs: root.rootfs,
-        shares,
+        writable,
         volumes,
-        console: options.console,
-        seccomp: options.seccomp.into(),
         jail_uid: options.jail_uid,
         process: Process {
             arguments: container::arguments(&config, options.entrypoint.as_deref(), command)?,
@@ -124,14 +123,13 @@ fn spec(mut options: RunOptions) -> Result<(Spec, Option<HeldRootfs>), Error> {
             streams,
             stop_signal: container::stop_signal(&config)?,
         },
-        program: None,
     };
     Ok((spec, root.held))
 }
 
 /// The root file system that is asked for.
 fn root(options: &RunOptions, shares: &mut Vec<Share>) -> Result<Root, Error> {
-    let Some(name) = options.image.first() else {
+    let Some(name) = &options.image else {
         return Ok(Root { rootfs: rootfs(options, shares)?, config: None, held: None });
     };
     let shown = name.to_string_lossy();

@@ -10,37 +10,67 @@ use std::{
 
 use mote_protocol::{Assembler, Event, Frame, HEADER_LEN, Hello, Request, VERSION, limits};
 
-use crate::{
-    Error,
-    error::{Kind, host},
-};
+use crate::{Error, error::Kind};
 
-/// A conversation. Requests are written at once; events are taken as they come.
+/// A conversation. Requests are written as the guest takes them; events are taken as they come.
 pub(crate) struct Agent {
     stream: UnixStream,
     assembler: Assembler<Vec<u8>>,
+    /// What was asked and could not be written yet.
+    unsent: Vec<u8>,
     next_id: u32,
 }
 
 impl Agent {
-    /// Talks over `stream`, which must be non-blocking for reading: [`receive`](Self::receive) takes what is there.
+    /// Talks over `stream`, which must be non-blocking: [`receive`](Self::receive) takes what is there,
+    /// [`flush`](Self::flush) sends what there is room for.
     pub(crate) fn new(stream: UnixStream) -> Self {
-        Self { stream, assembler: Assembler::new(vec![0; HEADER_LEN + limits::MAX_EVENT]), next_id: 1 }
+        Self {
+            stream,
+            assembler: Assembler::new(vec![0; HEADER_LEN + limits::MAX_EVENT]),
+            unsent: Vec::new(),
+            next_id: 1,
+        }
     }
 
-    /// Sends requests in one go; returns the id of the last one.
+    /// Sends requests in one go, as far as the guest takes them; returns the id of the last one.
     pub(crate) fn send(&mut self, requests: &[Request<'_>]) -> Result<u32, Error> {
-        let mut bytes = Vec::new();
-        let mut buf = vec![0; HEADER_LEN + limits::MAX_REQUEST];
+        let start = self.unsent.len();
+        let mut room = vec![0; HEADER_LEN + limits::MAX_REQUEST];
         for request in requests {
-            let len = request.encode(self.next_id, &mut buf).map_err(|error| {
+            let len = request.encode(self.next_id, &mut room).map_err(|error| {
+                self.unsent.truncate(start);
                 Error::because(Kind::Process, "the request is too long for the agent", &error)
             })?;
-            bytes.extend_from_slice(&buf[..len]);
+            self.unsent.extend_from_slice(&room[..len]);
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);
         }
-        self.stream.write_all(&bytes).map_err(host("send a request to the guest's agent"))?;
+        self.flush();
         Ok(self.next_id - 1)
+    }
+
+    /// Whether something waits for the stream to take it.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn backlog(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// Writes what there is room for. A guest that is gone takes nothing: how it went, its VM tells.
+    pub(crate) fn flush(&mut self) {
+        let mut sent = 0;
+        while let Some(rest) = self.unsent.get(sent..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => sent = self.unsent.len(),
+            }
+        }
+        self.unsent.drain(..sent);
     }
 
     /// Reads what has arrived, and has `handle` called for each whole event. `false` at the end of the stream.

@@ -20,10 +20,11 @@ use crate::{
     cgroup::{Cgroup, Limits},
     choice::HypervisorChoice,
     error::{Kind, errno, host},
-    lifeline::{self, Limited, Report},
+    lifeline::{self, Go, Limited, News, Order, Report},
+    program::Program,
     signals::Signals,
     spawn::{Child, spawn},
-    spec::{Spec, Streams},
+    spec::{Machine, Network, Spec, Streams, Terminal},
     terminal::Restore,
     timeline::Timeline,
 };
@@ -59,22 +60,27 @@ fn run_inner(
     leaving: &mut Option<Child>,
 ) -> Result<u8, Error> {
     let signals = Signals::take(&[Signal::SIGWINCH])?;
+    let program = Program::compile(spec)?;
     let stdin = std::io::stdin();
-    let terminal = match spec.process.streams {
-        Streams::Terminal => Some(Restore::later(stdin.as_fd())?),
-        Streams::Pipes => None,
+    let (restore, terminal) = match spec.process.streams {
+        Streams::Terminal => (Some(Restore::later(stdin.as_fd())?), Terminal::Callers),
+        Streams::Pipes => (None, Terminal::None),
     };
     let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
     let mut child = spawn(arguments, &OwnedFd::from(theirs)).map_err(host("start the sandbox process"))?;
+    let order = Order {
+        machine: spec.machine.clone(),
+        network: Network::Callers,
+        terminal,
+        container: false,
+        jail_uid: spec.jail_uid,
+        stop_signal: spec.process.stop_signal,
+    };
     // A sandbox process that dies at once is told by its status, not by this.
-    let _ = lifeline::send(&mut lifeline, spec);
+    let _ = lifeline::send(&mut &lifeline, &order);
     // Meanwhile it sets up its VM, and waits for this before the guest runs.
-    let limited = limit(spec, &child);
-    let cgroup = match limited {
-        Ok(cgroup) => {
-            let _ = lifeline::send(&mut lifeline, &Limited);
-            cgroup
-        }
+    let cgroup = match limit(&spec.machine, &child) {
+        Ok(cgroup) => cgroup,
         Err(error) => {
             // Told by the end of the lifeline, it ends.
             drop(lifeline);
@@ -82,8 +88,10 @@ fn run_inner(
             return Err(error);
         }
     };
+    let _ = lifeline::send(&mut &lifeline, &Limited)
+        .and_then(|()| lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }));
     let report = supervise(&mut child, &mut lifeline, &signals)?;
-    drop(terminal);
+    drop(restore);
     match report {
         Some(report) => {
             if let Some(cgroup) = cgroup {
@@ -97,7 +105,7 @@ fn run_inner(
     }
 }
 
-fn died(status: ExitStatus) -> Error {
+pub(crate) fn died(status: ExitStatus) -> Error {
     match status.signal() {
         Some(signal) => {
             let name = Signal::try_from(signal).map_or("an unknown signal", Signal::as_str);
@@ -116,13 +124,13 @@ const THREADS: u64 = 96;
 /// CPUs besides the vCPUs: for the devices.
 const DEVICE_CPUS: u64 = 1;
 
-/// Moves the sandbox process of `spec` into a cgroup of its own, if this user can have one.
-fn limit(spec: &Spec, child: &Child) -> Result<Option<Cgroup>, Error> {
-    let overhead = if spec.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
+/// Moves the sandbox process of `machine` into a cgroup of its own, if this user can have one.
+fn limit(machine: &Machine, child: &Child) -> Result<Option<Cgroup>, Error> {
+    let overhead = if machine.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
     let limits = Limits {
-        memory: spec.memory + overhead,
-        pids: u64::from(spec.vcpus) + THREADS,
-        cpus: u64::from(spec.vcpus) + DEVICE_CPUS,
+        memory: machine.memory + overhead,
+        pids: u64::from(machine.vcpus) + THREADS,
+        cpus: u64::from(machine.vcpus) + DEVICE_CPUS,
     };
     match Cgroup::create(limits).map_err(host("limit the sandbox process"))? {
         Ok(cgroup) => {
@@ -161,7 +169,11 @@ fn supervise(
             let _ = kill(pid, signal);
         }
         if spoke {
-            return Ok(lifeline::receive(lifeline).ok());
+            match lifeline::receive(&mut &*lifeline) {
+                Ok(News::Prepared | News::Created) => {}
+                Ok(News::Report(report)) => return Ok(Some(report)),
+                Err(_) => return Ok(None),
+            }
         }
     }
 }

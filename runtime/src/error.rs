@@ -23,6 +23,10 @@ pub enum Kind {
     Process,
     /// The host refused something.
     Host,
+    /// There is no such container.
+    NoContainer,
+    /// The container is not in a state for this, or never can be.
+    Container,
     /// A signal came before the command ran.
     Interrupted(i32),
 }

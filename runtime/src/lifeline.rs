@@ -1,5 +1,15 @@
-//! The socket between a caller and its sandbox process: a spec one way, and that its limits are set; one report the other way. Its end tells either side
-//! that the other is gone.
+//! The socket between a caller and its sandbox process: orders one way, news the other way. Its end tells either side that the
+//! other is gone.
+//!
+//! ```text
+//! caller                    sandbox process
+//!   | -- Order ---------------> |   the VM boots
+//!   | <------------- Prepared   |   it is where the container is to be: its namespaces
+//!   | -- Limited -------------> |   only if it is no container: its cgroup has it, the guest may run
+//!   | -- Go (a program) ------> |
+//!   | <-------------- Created   |   only if the program stops at its gate: the caller may leave now
+//!   | <--------------- Report   |   the end
+//! ```
 //!
 //! Each message is a length (u32, little endian) and that many bytes of JSON.
 
@@ -10,7 +20,11 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{error::Failure, timeline::Timeline};
+use crate::{
+    error::Failure,
+    spec::{Machine, Network, Terminal},
+    timeline::Timeline,
+};
 
 /// The longest message: a spec with all that a command line can hold.
 const MAX: u32 = 16 << 20;
@@ -18,6 +32,41 @@ const MAX: u32 = 16 << 20;
 /// The caller has set the sandbox process's limits: the guest may run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Limited;
+/// The first thing that a sandbox process hears: what it is to be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The VM.
+    pub(crate) machine: Machine,
+    /// Where the sandbox process lives.
+    pub(crate) network: Network,
+    /// Whether the process's standard streams are a terminal, and whose.
+    pub(crate) terminal: Terminal,
+    /// It is a container: the caller leaves once it is created, and others come over the control socket.
+    pub(crate) container: bool,
+    /// Whom the process becomes in its jail, if root starts it; none for a user of its own. A container has no jail yet: what its
+    /// commands bring along comes later.
+    pub(crate) jail_uid: Option<u32>,
+    /// The signal that the guest's first process gets for a `SIGTERM`, if not that.
+    pub(crate) stop_signal: Option<u8>,
+}
+
+/// What the guest is to run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Go {
+    /// Compiled for the guest.
+    pub(crate) program: Vec<u8>,
+}
+
+/// What a caller hears.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum News {
+    /// The sandbox process is in its namespaces.
+    Prepared,
+    /// The program waits at its gate.
+    Created,
+    /// The sandbox has ended.
+    Report(Report),
+}
 
 /// How a sandbox ended, from its own point of view.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,14 +77,14 @@ pub(crate) struct Report {
     pub(crate) timeline: Timeline,
 }
 
-pub(crate) fn send(stream: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+pub(crate) fn send(stream: &mut &UnixStream, message: &impl Serialize) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX).ok_or(io::ErrorKind::InvalidInput)?;
     stream.write_all(&len.to_le_bytes())?;
     stream.write_all(&body)
 }
 
-pub(crate) fn receive<T: DeserializeOwned>(stream: &mut UnixStream) -> io::Result<T> {
+pub(crate) fn receive<T: DeserializeOwned>(stream: &mut &UnixStream) -> io::Result<T> {
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let len = u32::from_le_bytes(len);

@@ -80,9 +80,6 @@ impl Program {
 
     /// Compiles the main command of a sandbox.
     pub(crate) fn compile(spec: &Spec) -> Result<Self, Error> {
-        if let Some(program) = &spec.program {
-            return Ok(Self::from_bytes(program.clone()));
-        }
         let strings = Strings::of(spec)?;
         let mut builder = Builder::new();
         let mut push = |operation: Operation<'_>| builder.push(operation);
@@ -149,10 +146,10 @@ fn root(
     for path in [c"/image", c"/overlay", c"/root"] {
         push(Operation::MakeDirectory { path: path.into(), mode: 0o755 })?;
     }
-    if !spec.shares.is_empty() {
+    if !spec.machine.shares.is_empty() {
         shares::mount(push)?;
     }
-    match spec.rootfs {
+    match spec.machine.rootfs {
         Rootfs::Image(_) => push(Operation::Mount {
             fs_type: c"erofs".into(),
             source: c"/dev/vda".into(),
@@ -231,7 +228,7 @@ fn bind(
     target: &CStr,
     push: &mut impl FnMut(Operation<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let share = spec.shares.get(volume.share).ok_or_else(|| {
+    let share = spec.machine.shares.get(volume.share).ok_or_else(|| {
         Error::new(Kind::Share, format!("a volume names share {}, which is not there", volume.share))
     })?;
     push(Operation::Bind {
@@ -355,26 +352,30 @@ fn list(bytes: &[u8]) -> StrList<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{choice::HypervisorChoice, spec::Streams};
+    use crate::{
+        choice::HypervisorChoice,
+        spec::{Machine, Streams},
+    };
 
     fn spec() -> Spec {
         Spec {
-            hypervisor: HypervisorChoice::Auto,
-            vcpus: 1,
-            memory: 128 << 20,
-            kernel: "/k".into(),
-            initrd: None,
-            kernel_options: String::new(),
-            rootfs: Rootfs::Image("/r".into()),
+            machine: Machine {
+                hypervisor: HypervisorChoice::Auto,
+                vcpus: 1,
+                memory: 128 << 20,
+                kernel: "/k".into(),
+                initrd: None,
+                kernel_options: String::new(),
+                rootfs: Rootfs::Image("/r".into()),
+                shares: Vec::new(),
+                console: None,
+                seccomp: crate::SeccompMode::Enforce,
+            },
             read_only: false,
             folders: Vec::new(),
             writable: Vec::new(),
-            shares: Vec::new(),
             volumes: Vec::new(),
-            console: None,
-            seccomp: crate::SeccompMode::Enforce,
             jail_uid: None,
-            program: None,
             process: Process {
                 arguments: vec![b"echo".to_vec(), b"hi".to_vec()],
                 environment: vec![b"A=1".to_vec()],

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::{
     Error,
     error::{Kind, errno},
-    spec::{Cache, Share, Spec},
+    spec::{Cache, Machine, Share},
 };
 
 /// The tag by which the guest finds its shares.
@@ -47,15 +47,15 @@ pub fn mount<E>(push: &mut impl FnMut(Operation<'_>) -> Result<(), E>) -> Result
     })
 }
 
-/// The device that carries the shares of `spec`, if it has any.
-pub(crate) fn device(spec: &Spec) -> Result<Option<Fs>, Error> {
-    if spec.shares.is_empty() {
+/// The device that carries the shares of `machine`, if it has any.
+pub(crate) fn device(machine: &Machine) -> Result<Option<Fs>, Error> {
+    if machine.shares.is_empty() {
         return Ok(None);
     }
     raise_descriptor_limit()?;
-    let shares: Vec<_> = spec.shares.iter().map(fs::Share::from).collect();
+    let shares: Vec<_> = machine.shares.iter().map(fs::Share::from).collect();
     let tag = TAG.to_string_lossy();
-    let device = Fs::new(&tag, &shares, spec.memory);
+    let device = Fs::new(&tag, &shares, machine.memory);
     device.map(Some).map_err(|error| Error::because(Kind::Share, "cannot share", &error))
 }
 

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{choice::HypervisorChoice, jail::SeccompMode};
 
-/// A machine and the command that runs in it.
+/// A virtual machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Spec {
+pub struct Machine {
     /// Which hypervisor runs it.
     pub hypervisor: HypervisorChoice,
     /// 1 to 32.
@@ -23,26 +23,31 @@ pub struct Spec {
     pub kernel_options: String,
     /// The root file system.
     pub rootfs: Rootfs,
+    /// Folders and files of the host's that the guest sees. What it does with them, programs say.
+    pub shares: Vec<Share>,
+    /// Where the guest's whole kernel log goes.
+    pub console: Option<PathBuf>,
+    /// What happens to a process of ours that makes a system call it has no business with.
+    pub seccomp: SeccompMode,
+}
+
+/// A machine and the command that runs in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    /// The machine.
+    pub machine: Machine,
     /// Gives the command a read-only root instead of one whose changes are forgotten.
     pub read_only: bool,
     /// Folders of the root that are made if they are not there.
     pub folders: Vec<Vec<u8>>,
     /// Folders of the root that the command may write to even if it is read-only. Absolute, and free of symbolic links.
     pub writable: Vec<Vec<u8>>,
-    /// Folders and files of the host's that the guest sees. What it does with them, programs say.
-    pub shares: Vec<Share>,
     /// Where the command finds shares.
     pub volumes: Vec<Volume>,
-    /// Where the guest's whole kernel log goes.
-    pub console: Option<PathBuf>,
-    /// What happens to a process of ours that makes a system call it has no business with.
-    pub seccomp: SeccompMode,
     /// Whom the sandbox process becomes if root starts it; none for a user of its own.
     pub jail_uid: Option<u32>,
     /// The command.
     pub process: Process,
-    /// The program that starts it, if that is another than one that is compiled from all this.
-    pub program: Option<Vec<u8>>,
 }
 
 /// What a command has as its root. It never changes: what the command writes goes to memory, and is forgotten.
@@ -85,6 +90,28 @@ pub struct Volume {
     pub share: usize,
     /// Where it is mounted, an absolute path. What is missing of it is made, as a folder or a file, whichever the share is.
     pub target: Vec<u8>,
+}
+
+/// The network namespace that a sandbox process lives in. Engines and hooks look for a container's interfaces there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Network {
+    /// Its caller's.
+    Callers,
+    /// A new one.
+    New,
+    /// The one that this path names.
+    Path(PathBuf),
+}
+
+/// What a sandbox process's own standard streams are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Terminal {
+    /// No terminal, as far as the guest is concerned.
+    None,
+    /// The caller's terminal, set to raw mode while the guest has it. The caller sends `SIGWINCH`.
+    Callers,
+    /// A terminal that was made for the container, in raw mode already; whoever has its other end changes its size.
+    Own,
 }
 
 /// A command and its surroundings.

@@ -1,6 +1,6 @@
 //! The caller's terminal: raw while the command has it, as it was afterwards.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use mote_protocol::WindowSize;
 use nix::sys::termios::{SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr};
@@ -42,16 +42,21 @@ impl Drop for Restore {
 }
 
 nix::ioctl_read_bad!(tiocgwinsz, nix::libc::TIOCGWINSZ, nix::libc::winsize);
+nix::ioctl_write_int_bad!(tiocsctty, nix::libc::TIOCSCTTY);
 
-/// The size of the first of the standard streams that is a terminal.
-pub(crate) fn window_size() -> Option<WindowSize> {
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].into_iter().find_map(|fd| {
-        let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: the descriptor is open, and the ioctl writes one `winsize` to the place given.
-        unsafe { tiocgwinsz(std::os::fd::AsRawFd::as_raw_fd(&fd), &raw mut size) }.ok()?;
-        Some(WindowSize { rows: size.ws_row, columns: size.ws_col })
-    })
+/// The size of the terminal behind `fd`, if it is one.
+pub(crate) fn size_of(fd: BorrowedFd<'_>) -> Option<WindowSize> {
+    let mut size = nix::libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the descriptor is open, and the ioctl writes one `winsize` to the place given.
+    unsafe { tiocgwinsz(fd.as_raw_fd(), &raw mut size) }.ok()?;
+    Some(WindowSize { rows: size.ws_row, columns: size.ws_col })
+}
+
+/// Makes the terminal behind `fd` that of this session, which has none: changes of its size come as `SIGWINCH`, its end as
+/// `SIGHUP`.
+pub(crate) fn control(fd: BorrowedFd<'_>) -> Result<(), Error> {
+    // SAFETY: the descriptor is open, and the ioctl takes no pointer.
+    unsafe { tiocsctty(fd.as_raw_fd(), 0) }.map(drop).map_err(errno("make the terminal the session's"))
 }
 
 /// The size of a terminal that nobody sees.

@@ -7,5 +7,6 @@
 //! This crate calls programs. It must not depend on the crates that it tests, apart from the archive writer of
 //! `mote-initrd`, which packs the lab's own ramdisk.
 
+pub mod figures;
 pub mod harness;
 pub mod lab;

@@ -29,6 +29,9 @@ const NEW_MOUNT_NAMESPACE: u32 = 0x0002_0000;
 /// `CLONE_NEWPID`.
 const NEW_PID_NAMESPACE: u32 = 0x2000_0000;
 
+/// To the kernel, this user or group means "leave as it is".
+const NO_ID: u32 = u32::MAX;
+
 /// The longest message of the kernel's that goes into a [`Failure`], in bytes.
 const MAX_MESSAGE: usize = 160;
 
@@ -197,8 +200,7 @@ impl<K: Kernel> Interpreter<'_, K> {
                 self.kernel.set_hostname(name.as_c_str().to_bytes()).at("sethostname")
             }
             Operation::SetIds { uid, gid, groups } => {
-                // To the kernel, this number means "leave as it is".
-                if uid == u32::MAX || gid == u32::MAX || groups.iter().any(|group| group == u32::MAX) {
+                if uid == NO_ID || gid == NO_ID || groups.iter().any(|group| group == NO_ID) {
                     return Err(Fault::invalid("no such user or group"));
                 }
                 if !self.has_given_streams {
@@ -268,6 +270,9 @@ impl<K: Kernel> Interpreter<'_, K> {
                 kernel.filter_devices(&cgroup, program).map_err(named)
             }
             Operation::GiveStreams { uid, gid } => {
+                if uid == NO_ID || gid == NO_ID {
+                    return Err(Fault::invalid("no such user or group"));
+                }
                 self.has_given_streams = true;
                 self.kernel.give_streams(uid, gid).at("fchown")
             }

@@ -412,6 +412,12 @@ fn ids_that_would_change_nothing_are_refused() {
         assert_eq!(failure.code, ErrorCode::InvalidArgument);
         assert!(kernel.calls.is_empty());
     }
+    for (uid, gid) in [(u32::MAX, 0), (0, u32::MAX)] {
+        let mut kernel = Recorder::default();
+        let failure = run(&mut kernel, &[Operation::GiveStreams { uid, gid }]);
+        assert_eq!(failure.code, ErrorCode::InvalidArgument);
+        assert!(kernel.calls.is_empty());
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::{
 
 use mote_agent::{Agent, Machine, REQUEST_BUFFER_LEN, Stop, say_hello, sys};
 use mote_protocol::{
-    Action, Assembler, ErrorCode, Event, ExitStatus, Exited, HEADER_LEN, Hello, Operation, ProcessId,
-    ProgramWriter, Request, Run, Started, Stdio, StrList, WindowSize, limits,
+    Action, Assembler, ErrorCode, Event, ExitStatus, Exited, HEADER_LEN, Hello, Operation, Operations,
+    ProcessId, ProgramWriter, Request, Run, Started, Stdio, StrList, WindowSize, limits,
 };
 // The descriptors that the agent gets are made by rustix: whether its types are those of std depends on the build.
 use rustix::{
@@ -94,13 +94,15 @@ pub(crate) struct Command {
     pub(crate) terminal: Option<WindowSize>,
     /// Whether it waits before it begins, after a look at whether the program is there.
     pub(crate) gate: bool,
+    /// Operations that its program begins with.
+    pub(crate) before: Vec<u8>,
 }
 
 impl Command {
     pub(crate) fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let environment = vec!["PATH=/usr/bin:/bin".to_owned()];
-        Self { arguments, environment, streams: [true; 3], terminal: None, gate: false }
+        Self { arguments, environment, streams: [true; 3], terminal: None, gate: false, before: Vec::new() }
     }
 
     pub(crate) fn shell(script: &str) -> Self {
@@ -284,7 +286,9 @@ impl Host {
             })
             .unwrap();
         let process = ProcessId(process);
-        let request = self.send(&Request::Run(Run { process, stdio, program: writer.finish() }));
+        let program = [&command.before, writer.finish().as_bytes()].concat();
+        let program = Operations::from_bytes(&program);
+        let request = self.send(&Request::Run(Run { process, stdio, program }));
         let is_terminal = command.terminal.is_some();
         let [stdin, stdout, stderr] = listeners.map(|listener| {
             listener.and_then(|(port, listener)| {
@@ -326,6 +330,16 @@ impl Drop for Host {
             let _ = rustix::process::waitpid(Some(agent), WaitOptions::empty());
         }
     }
+}
+
+/// Operations as the wire has them.
+pub(crate) fn program(operations: &[Operation<'_>]) -> Vec<u8> {
+    let mut buf = vec![0; 4096];
+    let mut writer = ProgramWriter::new(&mut buf);
+    for operation in operations {
+        writer.push(operation).unwrap();
+    }
+    writer.finish().as_bytes().to_vec()
 }
 
 /// Strings as the wire has them.

@@ -7,5 +7,6 @@ mod conversation;
 mod files;
 mod gate;
 mod harness;
+mod namespaces;
 mod streams;
 mod terminal;

@@ -1,40 +1,36 @@
-//! From a spec to a VM whose vCPUs run: files, devices, streams, hypervisor.
+//! From a machine on paper to a VM whose vCPUs run: files, devices, hypervisor.
 
 use std::{
     fs::File,
     io::Read,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::unix::net::UnixStream,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mote_protocol::{CONTROL_PORT, FIRST_STREAM_PORT, Stdio};
+use mote_protocol::CONTROL_PORT;
 use mote_vmm::{
-    Config, KernelLog, Milestones, Vm,
+    BeforeEntry, Config, KernelLog, Milestones, Vm,
     seccomp::Filter,
     virtio::{
         Device,
         block::Block,
-        vsock::{Endpoint, Vsock},
+        vsock::{Endpoint, Ports, Vsock},
     },
 };
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::streams::{Endpoints, Ends};
 use crate::{
     Error,
     agent::Agent,
     assets,
     choice::{self, Chosen},
     clock::instant_ns,
-    error::{Kind, errno, host},
+    error::{Kind, host},
     jail::SUPERVISOR,
-    lifeline::{self, Limited},
+    lifeline::{self, Limited, Order},
     shares,
-    spec::{Rootfs, Spec, Streams},
-    terminal,
+    spec::Rootfs,
     timeline::{Mark, Timeline},
 };
 
@@ -46,117 +42,82 @@ pub(super) struct Booted {
     pub(super) vm: Box<dyn Vm>,
     pub(super) log: KernelLog,
     pub(super) agent: Agent,
-    pub(super) stdio: Stdio,
-    pub(super) outputs: Outputs,
+    pub(super) ports: Ports,
     pub(super) milestones: Arc<Mutex<Timeline>>,
 }
 
-/// How many output streams are still open. The descriptor is readable when one has closed.
-pub(super) struct Outputs {
-    pub(super) closed: Arc<EventFd>,
-    pub(super) open: u64,
-}
-
-impl Outputs {
-    fn new() -> Result<Self, Error> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let closed = EventFd::from_flags(flags).map_err(errno("create an event descriptor"))?;
-        Ok(Self { closed: Arc::new(closed), open: 0 })
-    }
-
-    /// An endpoint for guest output that counts as open until its last byte was passed on.
-    fn endpoint(&mut self, fd: OwnedFd) -> Endpoint {
-        self.open += 1;
-        let closed = Arc::clone(&self.closed);
-        Endpoint::output(fd).on_close(move || {
-            // Fails only when the counter is full, and then the descriptor is readable.
-            let _ = closed.write(1);
-        })
-    }
-
-    /// Takes note of the streams that have closed since the last call.
-    pub(super) fn update(&mut self) {
-        self.open = self.open.saturating_sub(self.closed.read().unwrap_or(0));
-    }
-}
-
-pub(super) fn boot(spec: &Spec, lifeline: &UnixStream) -> Result<Booted, Error> {
-    let Chosen { hypervisor, mut jail } = choice::choose(spec.hypervisor, spec.jail_uid)?;
-    let kernel = File::open(&spec.kernel)
-        .map_err(|error| Error::because(Kind::Kernel, format!("kernel {}", spec.kernel.display()), &error))?;
+/// Also makes the first process's streams ready, which takes what is given up before the guest runs.
+pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(Booted, Endpoints), Error> {
+    let machine = &order.machine;
+    let Chosen { hypervisor, mut jail } = choice::choose(machine.hypervisor, order.jail_uid)?;
+    let kernel = File::open(&machine.kernel).map_err(|error| {
+        Error::because(Kind::Kernel, format!("kernel {}", machine.kernel.display()), &error)
+    })?;
     let kernel = jail.keep_readable(kernel).map_err(host("keep the kernel readable"))?;
-    let initrd = match &spec.initrd {
+    let initrd = match &machine.initrd {
         Some(path) => read_initrd(path)?,
         None => assets::initrd(),
     };
-    let log = kernel_log(spec.console.as_deref())?;
-    let rootfs = match &spec.rootfs {
+    let log = kernel_log(machine.console.as_deref())?;
+
+    let rootfs = match &machine.rootfs {
         Rootfs::Image(path) => Some(Block::open(path, true).map_err(|error| {
             Error::because(Kind::Rootfs, format!("root file system {}", path.display()), &error)
         })?),
         Rootfs::Share(_) => None,
     };
-    let shares = shares::device(spec)?;
-    jail.serve_files(&spec.shares).map_err(host("open what is shared"))?;
-
-    let stdin = keep(std::io::stdin().as_fd())?;
-    let stdout = keep(std::io::stdout().as_fd())?;
-    let stderr = keep(std::io::stderr().as_fd())?;
-    // All that is ever needed is open, and there is one thread.
-    jail.enter()?;
+    let shares = shares::device(machine)?;
+    if !order.container {
+        jail.serve_files(&machine.shares).map_err(host("open what is shared"))?;
+        // All that is ever needed is open, and there is one thread.
+        jail.enter()?;
+    }
 
     let (vsock, ports) = Vsock::new(GUEST_CID).map_err(host("set up the vsock device"))?;
     let (ours, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
     ours.set_nonblocking(true).map_err(host("set up a socket"))?;
     ports.accept_once(CONTROL_PORT, Endpoint::socket(theirs));
+    let endpoints = ends.ready();
 
-    let mut outputs = Outputs::new()?;
-    let (input, output, errors) = (FIRST_STREAM_PORT, FIRST_STREAM_PORT + 1, FIRST_STREAM_PORT + 2);
-    ports.accept_once(input, Endpoint::input(stdin));
-    ports.accept_once(output, outputs.endpoint(stdout));
-    let mut stdio = Stdio { stdin: Some(input), stdout: Some(output), stderr: None, terminal: None };
-    match spec.process.streams {
-        Streams::Pipes => {
-            ports.accept_once(errors, outputs.endpoint(stderr));
-            stdio.stderr = Some(errors);
-        }
-        Streams::Terminal => stdio.terminal = Some(terminal::window_size().unwrap_or(terminal::DEFAULT_SIZE)),
-    }
-
-    let milestones = Arc::new(Mutex::new(Timeline::default()));
-    let reached = Arc::clone(&milestones);
-    let mut caller = lifeline.try_clone().map_err(host("keep the lifeline"))?;
-    let filter = Filter::compile(&SUPERVISOR, spec.seccomp.into()).map_err(mote_vmm::Error::from)?;
     let mut devices: Vec<Box<dyn Device>> = vec![Box::new(vsock)];
     devices.extend(rootfs.map(|device| Box::new(device) as Box<dyn Device>));
     devices.extend(shares.map(|device| Box::new(device) as Box<dyn Device>));
+
+    let milestones = Arc::new(Mutex::new(Timeline::default()));
+    let reached = Arc::clone(&milestones);
     let vm = hypervisor.start(Config {
-        vcpus: spec.vcpus,
-        memory: spec.memory,
+        vcpus: machine.vcpus,
+        memory: machine.memory,
         kernel,
-        kernel_path: spec.kernel.clone(),
+        kernel_path: machine.kernel.clone(),
         initrd,
-        cmdline: spec.kernel_options.clone(),
+        cmdline: machine.kernel_options.clone(),
         devices,
         log: log.clone(),
-        verbose_log: spec.console.is_some(),
+        verbose_log: machine.console.is_some(),
         milestones: Milestones::new(move |milestone, at| {
             let mut timeline = reached.lock().unwrap_or_else(PoisonError::into_inner);
             timeline.add(Mark::from(milestone), instant_ns(at));
         }),
-        seccomp: spec.seccomp.into(),
-        before_entry: Box::new(move || {
-            let waited = lifeline::receive::<Limited>(&mut caller);
-            waited.map_err(|error| mote_vmm::Error::Host("learn its limits from the caller", error))?;
-            Ok(filter.install()?)
-        }),
+        seccomp: machine.seccomp.into(),
+        before_entry: before_entry(order, lifeline)?,
     })?;
-    Ok(Booted { vm, log, agent: Agent::new(ours), stdio, outputs, milestones })
+    Ok((Booted { vm, log, agent: Agent::new(ours), ports, milestones }, endpoints))
 }
 
-/// A descriptor of ours for a standard stream.
-fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
-    Endpoint::reopen(fd).map_err(host("keep a standard stream"))
+/// What this thread does when all is ready: waits until its caller has set its limits, and gives up what only the start needed. A
+/// container's limits were set before, and its supervisor goes on making streams and opening files for those who come later.
+fn before_entry(order: &Order, lifeline: &UnixStream) -> Result<BeforeEntry, Error> {
+    if order.container {
+        return Ok(Box::new(|| Ok(())));
+    }
+    let caller = lifeline.try_clone().map_err(host("keep the lifeline"))?;
+    let filter = Filter::compile(&SUPERVISOR, order.machine.seccomp.into()).map_err(mote_vmm::Error::from)?;
+    Ok(Box::new(move || {
+        let waited = lifeline::receive::<Limited>(&mut &caller);
+        waited.map_err(|error| mote_vmm::Error::Host("learn its limits from the caller", error))?;
+        Ok(filter.install()?)
+    }))
 }
 
 /// An initial ramdisk of the user's, kept for as long as the process lives, as the embedded one is.

@@ -1,223 +1,429 @@
-//! Leads the command through its life: hello, start, signals, end.
+//! Leads the guest's processes through their lives: hello, start, signals, end.
+//!
+//! One loop, over descriptors only. What the guest says and what commands ask (`requests.rs`) changes the table of processes; when
+//! the first process has ended and its output was passed on, the sandbox ends.
 
 use std::{
-    os::{fd::AsFd, unix::net::UnixStream},
-    sync::PoisonError,
+    collections::BTreeMap,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    sync::{Arc, Mutex},
 };
 
 use mote_protocol::{
-    ErrorCode, Event, ExitStatus, Failed, Features, Hello, ProcessId, Request, Resize, Run, SeedRandom,
-    SetClock, VERSION, Welcome, limits,
+    ExitStatus, Features, Hello, ProcessId, Request, Resize, Run, SeedRandom, SetClock, VERSION, Welcome,
+    limits,
 };
-use mote_vmm::Exit;
+use mote_vmm::{Exit, KernelLog, Vm};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
 };
 
-use super::boot::{Booted, boot};
+use super::{
+    boot::Booted,
+    clients::{ClientId, Clients},
+    events::{Heard, Refusal},
+    processes::{INIT, Process, Processes, Stage},
+    requests::Watch,
+    streams::{Endpoints, Streams},
+};
 use crate::{
-    Error, clock,
+    Error,
+    agent::Agent,
+    clock,
+    control::Answer,
     error::{Kind, errno, host},
+    lifeline::{self, Go, News, Order},
     program::Program,
     signals::Signals,
-    spec::{Spec, Streams},
-    terminal::{self, Restore},
+    terminal,
     timeline::{Mark, Timeline},
 };
 
-/// The only process that a sandbox of `mote run` is asked to start.
-const COMMAND: ProcessId = ProcessId(1);
 /// How many lines of the kernel log are shown when a guest dies.
 const LAST_LINES: usize = 15;
+/// What ends a process that nobody can stop.
+const SIGKILL: u8 = 9;
 
-/// How far the command is.
+/// What an answer of the guest's is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The kernel boots.
-    Booting,
-    /// The agent was asked, with the request of this id.
-    Starting(u32),
-    Running,
-    /// It has ended with this status; output may still be on its way.
-    Ended(u8),
+pub(super) enum Pending {
+    /// A process was to be started.
+    Run(ProcessId),
+    /// The first process was to go through its gate.
+    Start(ClientId),
+    /// The first process was to be killed.
+    Kill(Option<ClientId>),
+    /// A file was to be watched.
+    Watch,
+    /// Something else, and who waits for it.
+    Other(ClientId),
 }
 
-struct Supervisor<'a> {
-    booted: Booted,
-    program: Program,
+/// What a sandbox has of the outside.
+pub(super) struct Outside<'a> {
+    pub(super) order: &'a Order,
+    pub(super) lifeline: &'a UnixStream,
+    /// The control socket, if it is a container.
+    pub(super) control: Option<UnixListener>,
+    /// The first process's streams.
+    pub(super) endpoints: Endpoints,
+    /// The terminal behind them.
+    pub(super) terminal: Option<OwnedFd>,
     /// What the guest's random numbers begin with.
+    pub(super) seed: [u8; limits::SEED_LEN],
+    pub(super) signals: &'a Signals,
+}
+
+pub(super) struct Supervisor<'a> {
+    pub(super) vm: Box<dyn Vm>,
+    log: KernelLog,
+    pub(super) agent: Agent,
+    pub(super) milestones: Arc<Mutex<Timeline>>,
+    pub(super) streams: Streams,
+    pub(super) processes: Processes,
+    pub(super) pending: BTreeMap<u32, Pending>,
+    pub(super) clients: Clients,
+    pub(super) watches: Vec<Watch>,
+    /// The container's processes stand still.
+    pub(super) frozen: bool,
+    order: &'a Order,
+    /// As long as the caller has to be there.
+    lifeline: Option<&'a UnixStream>,
+    signals: &'a Signals,
+    terminal: Option<OwnedFd>,
+    /// What the first process will be, until it is.
+    program: Option<Program>,
+    endpoints: Endpoints,
     seed: [u8; limits::SEED_LEN],
-    spec: &'a Spec,
-    timeline: &'a mut Timeline,
-    phase: Phase,
+    ready: bool,
+    pub(super) timeline: &'a mut Timeline,
     /// What turns the guest's clock into the host's, in nanoseconds.
     guest_offset: u64,
     agent_gone: bool,
 }
 
-/// Boots a VM and runs the command in it; returns the command's status.
-pub(super) fn run(spec: &Spec, lifeline: &UnixStream, timeline: &mut Timeline) -> Result<u8, Error> {
-    // Signals first: every thread that is started later inherits that they are blocked.
-    let signals = Signals::take(&[Signal::SIGWINCH])?;
-    let program = Program::compile(spec)?;
-    let terminal = match spec.process.streams {
-        Streams::Terminal => Some(Restore::later(std::io::stdin().as_fd())?),
-        Streams::Pipes => None,
-    };
-    // No file is opened after the start.
-    let seed = seed()?;
-    let booted = boot(spec, lifeline)?;
-    terminal.as_ref().map_or(Ok(()), Restore::set_raw)?;
-    let mut supervisor = Supervisor {
-        booted,
-        program,
-        seed,
-        spec,
-        timeline,
-        phase: Phase::Booting,
-        guest_offset: 0,
-        agent_gone: false,
-    };
-    let result = supervisor.run(&signals, lifeline);
-    supervisor.booted.vm.stop();
-    let milestones = supervisor.booted.milestones.lock().unwrap_or_else(PoisonError::into_inner);
-    supervisor.timeline.marks.extend_from_slice(&milestones.marks);
-    drop(milestones);
-    // Stopped, but not taken apart: that waits for grace periods of the host's kernel, tens of milliseconds on many hosts. The end
-    // of this process does the same, after everybody who waits has got an answer.
-    std::mem::forget(supervisor.booted);
-    result
-}
+impl<'a> Supervisor<'a> {
+    pub(super) fn new(
+        booted: Booted,
+        outside: Outside<'a>,
+        timeline: &'a mut Timeline,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            vm: booted.vm,
+            log: booted.log,
+            agent: booted.agent,
+            milestones: booted.milestones,
+            streams: Streams::new(booted.ports)?,
+            processes: Processes::default(),
+            pending: BTreeMap::new(),
+            clients: Clients::new(outside.control).map_err(host("serve the control socket"))?,
+            watches: Vec::new(),
+            frozen: false,
+            order: outside.order,
+            lifeline: Some(outside.lifeline),
+            signals: outside.signals,
+            terminal: outside.terminal,
+            program: None,
+            endpoints: outside.endpoints,
+            seed: outside.seed,
+            ready: false,
+            timeline,
+            guest_offset: 0,
+            agent_gone: false,
+        })
+    }
 
-impl Supervisor<'_> {
-    fn run(&mut self, signals: &Signals, lifeline: &UnixStream) -> Result<u8, Error> {
+    /// Runs until the first process has ended; returns its status.
+    pub(super) fn run(&mut self) -> Result<u8, Error> {
         loop {
-            if let Phase::Ended(status) = self.phase
-                && self.booted.outputs.open == 0
+            for (client, status) in self.processes.take_finished() {
+                self.clients.answer(client, &Answer::Exited { status });
+            }
+            if let Some(Process { stage: Stage::Ended(status), streams, .. }) = self.processes.init()
+                && streams.is_over()
             {
+                let status = *status;
                 self.timeline.reached(Mark::Finished);
+                self.say_goodbye();
                 return Ok(status);
             }
-            let ready = self.wait(signals, lifeline)?;
+            let ready = self.wait()?;
             if ready.agent {
                 self.hear_agent()?;
             }
             if ready.outputs {
-                self.booted.outputs.update();
+                self.streams.heard();
             }
-            while let Some(signal) = ready.signals.then(|| signals.next()).flatten() {
+            while let Some(signal) = ready.signals.then(|| self.signals.next()).flatten() {
                 self.pass_on(signal)?;
             }
             if ready.lifeline {
-                return Err(Error::new(Kind::Host, "the caller is gone"));
+                self.hear_caller()?;
             }
-            if ready.ended && !matches!(self.phase, Phase::Ended(_)) {
-                return Err(self.guest_ended());
+            if ready.listener {
+                self.clients.accept();
+            }
+            for client in ready.clients {
+                self.serve(client)?;
+            }
+            if ready.ended {
+                // Of a VM that is gone, nothing more comes.
+                return match self.processes.init().map(|init| init.stage) {
+                    Some(Stage::Ended(status)) => Ok(status),
+                    _ => Err(self.guest_ended()),
+                };
             }
         }
     }
 
-    fn wait(&self, signals: &Signals, lifeline: &UnixStream) -> Result<Ready, Error> {
+    fn wait(&self) -> Result<Ready, Error> {
         let input = PollFlags::POLLIN;
-        let mut fds = [
-            PollFd::new(signals.as_fd(), input),
-            PollFd::new(self.booted.vm.ended_fd(), input),
-            PollFd::new(lifeline.as_fd(), input),
-            PollFd::new(self.booted.outputs.closed.as_fd(), input),
-            PollFd::new(self.booted.agent.as_fd(), input),
+        let agent = if self.agent.has_unsent() { input | PollFlags::POLLOUT } else { input };
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), input),
+            PollFd::new(self.vm.ended_fd(), input),
+            PollFd::new(self.streams.as_fd(), input),
         ];
+        let mut add = |fd| {
+            fds.push(fd);
+            fds.len() - 1
+        };
         // Nothing more comes from an agent that is gone, but its descriptor would stay ready.
-        let watched = if self.agent_gone { &mut fds[..4] } else { &mut fds[..] };
-        match poll(watched, PollTimeout::NONE) {
+        let agent = (!self.agent_gone).then(|| add(PollFd::new(self.agent.as_fd(), agent)));
+        let lifeline = self.lifeline.map(|lifeline| add(PollFd::new(lifeline.as_fd(), input)));
+        let listener = self.clients.listener().map(|listener| add(PollFd::new(listener, input)));
+        let clients: Vec<(ClientId, usize)> =
+            self.clients.interests().map(|(id, fd, events)| (id, add(PollFd::new(fd, events)))).collect();
+        match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(errno("wait for the sandbox")(error)),
         }
-        let [signals, ended, lifeline, outputs, agent] = fds.map(|fd| fd.any().unwrap_or(false));
-        Ok(Ready { signals, ended, lifeline, outputs, agent: agent && !self.agent_gone })
+        let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
+        Ok(Ready {
+            signals: ready(0),
+            ended: ready(1),
+            outputs: ready(2),
+            agent: agent.is_some_and(ready),
+            lifeline: lifeline.is_some_and(ready),
+            listener: listener.is_some_and(ready),
+            clients: clients.into_iter().filter(|(_, index)| ready(*index)).map(|(id, _)| id).collect(),
+        })
+    }
+
+    /// The caller sends the program, or is gone.
+    fn hear_caller(&mut self) -> Result<(), Error> {
+        let Some(mut lifeline) = self.lifeline else { return Ok(()) };
+        match lifeline::receive(&mut lifeline) {
+            Ok(Go { program }) if self.program.is_none() && self.processes.init().is_none() => {
+                self.program = Some(Program::from_bytes(program));
+                self.start_init()
+            }
+            Ok(_) => Err(Error::new(Kind::Host, "the caller spoke out of turn")),
+            Err(_) => Err(Error::new(Kind::Host, "the caller is gone")),
+        }
     }
 
     fn hear_agent(&mut self) -> Result<(), Error> {
+        self.agent.flush();
         // Events borrow from the agent's buffer, and most answers go back to it: take what counts, then act.
         let mut heard = Vec::new();
-        let mut failure = None;
-        let program = &self.program;
-        let open = self.booted.agent.receive(|_, event| {
-            match event {
-                Event::Hello(hello) => heard.push(Heard::Hello(hello)),
-                Event::Started(started) => heard.push(Heard::Started(started.at_ns)),
-                Event::Exited(exited) if exited.process == COMMAND => {
-                    heard.push(Heard::Exited(exited.status, exited.at_ns));
-                }
-                Event::Failed(failed) => heard.push(Heard::Failed(describe(program, &failed), failed.code)),
-                Event::Created(_) => heard.push(Heard::Created),
-                Event::Exited(_) | Event::Done(()) | Event::Contents(_) => {}
-            }
+        let open = self.agent.receive(|id, event| {
+            heard.push((id, Heard::from(event)));
             Ok(())
         });
-        match open {
-            Ok(open) => self.agent_gone = !open,
-            Err(error) => failure = Some(error),
+        let failure = open.map(|open| self.agent_gone = !open);
+        for (id, event) in heard {
+            self.handle(id, event)?;
         }
-        for event in heard {
-            self.handle(event)?;
-        }
-        failure.map_or(Ok(()), Err)
+        failure
     }
 
-    fn handle(&mut self, event: Heard) -> Result<(), Error> {
-        match (event, self.phase) {
-            (Heard::Hello(hello), Phase::Booting) => self.start_command(hello),
-            (Heard::Started(at), Phase::Starting(_)) => {
-                self.timeline.add(Mark::CommandStarted, self.on_host_scale(at));
-                self.phase = Phase::Running;
+    fn handle(&mut self, id: u32, event: Heard) -> Result<(), Error> {
+        let pending = self.pending.remove(&id);
+        match (event, pending) {
+            (Heard::Hello(hello), None) if !self.ready => self.greet(hello),
+            (Heard::Exited(process, status, at), _) => {
+                self.exited(process, status, at);
                 Ok(())
             }
-            // Nobody but us decides when it begins.
-            (Heard::Created, Phase::Starting(_)) => {
-                let id = self.booted.agent.send(&[Request::Start(COMMAND)])?;
-                self.phase = Phase::Starting(id);
+            (Heard::Created, Some(Pending::Run(process))) => self.created(process),
+            (Heard::Started(pid, at), Some(Pending::Run(process))) => self.started(process, pid, at),
+            (Heard::Started(pid, at), Some(Pending::Start(client))) => {
+                self.clients.answer(client, &Answer::Done);
+                self.started(INIT, pid, at)
+            }
+            (Heard::Failed(refusal), Some(Pending::Run(process))) => self.not_started(process, &refusal),
+            (Heard::Failed(refusal), Some(Pending::Start(client))) => {
+                let error = self.explain(INIT, &refusal);
+                self.clients.answer(client, &Answer::Failed(*error.0));
+                if let Some(init) = self.processes.get_mut(INIT) {
+                    init.stage = Stage::Ended(error_status(&refusal));
+                }
                 Ok(())
             }
-            (Heard::Exited(status, at), Phase::Running) => {
-                self.timeline.add(Mark::CommandEnded, self.on_host_scale(at));
-                self.phase = Phase::Ended(match status {
-                    ExitStatus::Code(code) => code,
-                    ExitStatus::Signal(signal) => 128 + (signal & 0x7f),
-                });
+            (Heard::Done, Some(Pending::Kill(client))) => {
+                client.map(|client| self.clients.answer(client, &Answer::Done));
                 Ok(())
             }
-            (Heard::Failed(message, code), Phase::Starting(_)) => Err(Error::new(kind_of(code), message)),
-            (Heard::Failed(message, code), phase) => {
-                // A signal or a new size that came too late: the process has just ended.
-                tracing::debug!(?phase, ?code, "the agent refused a request: {message}");
+            (Heard::Done, Some(Pending::Other(client))) => {
+                self.clients.answer(client, &Answer::Done);
                 Ok(())
             }
-            (Heard::Hello(_) | Heard::Created | Heard::Started(_) | Heard::Exited(..), phase) => {
-                Err(Error::new(Kind::Guest, format!("the guest's agent spoke out of turn ({phase:?})")))
+            (event @ (Heard::File { .. } | Heard::Failed(_)), Some(Pending::Watch)) => {
+                self.watched(id, &event);
+                Ok(())
+            }
+            (Heard::File { content, more }, Some(Pending::Other(client))) => {
+                self.clients.answer(client, &Answer::File { content, more });
+                Ok(())
+            }
+            (Heard::Failed(refusal), Some(Pending::Other(client) | Pending::Kill(Some(client)))) => {
+                self.clients.answer(client, &Answer::Failed(*refusal.error().0));
+                Ok(())
+            }
+            // What nobody waits for: the answers to a welcome, to a new size, to a signal that came too late.
+            (Heard::Done, None) => Ok(()),
+            (Heard::Failed(refusal), None | Some(Pending::Kill(None))) => {
+                tracing::debug!("the agent refused a request: {}", refusal.error());
+                // Without the first requests there is nothing to go on with.
+                if self.processes.init().is_none() { Err(refusal.error()) } else { Ok(()) }
+            }
+            (event, pending) => {
+                tracing::debug!(?event, ?pending, "out of turn");
+                Err(Error::new(Kind::Guest, "the guest's agent spoke out of turn"))
             }
         }
     }
 
-    fn start_command(&mut self, hello: Hello) -> Result<(), Error> {
+    fn greet(&mut self, hello: Hello) -> Result<(), Error> {
         let now = clock::monotonic_ns();
         self.guest_offset = now.wrapping_sub(hello.sent_ns);
         self.timeline.add(Mark::HelloReceived, now);
         self.timeline.add(Mark::InitStarted, self.on_host_scale(hello.entered_ns).min(now));
-        let requests = [
+        self.ready = true;
+        self.agent.send(&[
             Request::Welcome(Welcome { version: VERSION, features: Features::default() }),
             Request::SetClock(SetClock { realtime_ns: clock::realtime_ns() }),
             Request::SeedRandom(SeedRandom { seed: self.seed }),
-            Request::Run(Run {
-                process: COMMAND,
-                stdio: self.booted.stdio,
-                program: self.program.operations(),
-            }),
-        ];
-        let id = self.booted.agent.send(&requests)?;
-        self.phase = Phase::Starting(id);
+        ])?;
+        self.start_init()
+    }
+
+    /// Starts the first process, once there are a guest and a program.
+    fn start_init(&mut self) -> Result<(), Error> {
+        if !self.ready {
+            return Ok(());
+        }
+        let Some(program) = self.program.take() else { return Ok(()) };
+        let mut endpoints = std::mem::take(&mut self.endpoints);
+        // It may have changed during the boot.
+        if let Some(size) = self.terminal.as_ref().and_then(|fd| terminal::size_of(fd.as_fd())) {
+            endpoints.terminal = endpoints.terminal.and(Some(size));
+        }
+        self.start(INIT, program, endpoints, None)
+    }
+
+    /// Has the guest start a process.
+    pub(super) fn start(
+        &mut self,
+        id: ProcessId,
+        program: Program,
+        endpoints: Endpoints,
+        client: Option<ClientId>,
+    ) -> Result<(), Error> {
+        let has_terminal = endpoints.terminal.is_some();
+        let (stdio, streams) = self.streams.open(endpoints);
+        let run = Run { process: id, stdio, program: program.operations() };
+        match self.agent.send(&[Request::Run(run)]) {
+            Ok(request) => {
+                self.pending.insert(request, Pending::Run(id));
+                let stage = Stage::Starting;
+                let process = Process { stage, program, streams, has_terminal, client };
+                self.processes.insert(id, process);
+                Ok(())
+            }
+            Err(error) => {
+                self.streams.withdraw(&streams);
+                Err(error)
+            }
+        }
+    }
+
+    fn created(&mut self, id: ProcessId) -> Result<(), Error> {
+        if let Some(process) = self.processes.get_mut(id) {
+            process.stage = Stage::Created;
+        }
+        if let Some(mut lifeline) = self.lifeline.filter(|_| id == INIT) {
+            // A caller that is gone by now cannot have told anyone that there is a container.
+            lifeline::send(&mut lifeline, &News::Created).map_err(host("tell the caller"))?;
+            self.lifeline = None;
+        }
         Ok(())
+    }
+
+    fn started(&mut self, id: ProcessId, pid: u32, at_ns: u64) -> Result<(), Error> {
+        let at = self.on_host_scale(at_ns);
+        let Some(process) = self.processes.get_mut(id) else { return Ok(()) };
+        process.stage = Stage::Running;
+        match process.client {
+            Some(client) => self.clients.answer(client, &Answer::Started { pid }),
+            None if id == INIT => self.timeline.add(Mark::CommandStarted, at),
+            // Whoever wanted it is gone.
+            None => self.kill(id)?,
+        }
+        Ok(())
+    }
+
+    /// Ends a process whose client is gone.
+    pub(super) fn kill(&mut self, id: ProcessId) -> Result<(), Error> {
+        let signal = mote_protocol::Signal { process: id, signal: SIGKILL };
+        self.agent.send(&[Request::Signal(signal)]).map(drop)
+    }
+
+    fn not_started(&mut self, id: ProcessId, refusal: &Refusal) -> Result<(), Error> {
+        let error = self.explain(id, refusal);
+        if id == INIT {
+            return Err(error);
+        }
+        if let Some(process) = self.processes.remove(id) {
+            self.streams.withdraw(&process.streams);
+            process.client.map(|client| self.clients.answer(client, &Answer::Failed(*error.0)));
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, id: ProcessId, refusal: &Refusal) -> Error {
+        let container = self.order.container;
+        match self.processes.get_mut(id) {
+            Some(process) if container => refusal.as_engines_know_it(&process.program),
+            Some(process) => refusal.explain(&process.program),
+            None => refusal.error(),
+        }
+    }
+
+    fn exited(&mut self, id: ProcessId, status: ExitStatus, at_ns: u64) {
+        if id == INIT {
+            self.timeline.add(Mark::CommandEnded, self.on_host_scale(at_ns));
+        }
+        if let Some(process) = self.processes.get_mut(id) {
+            process.stage = Stage::Ended(match status {
+                ExitStatus::Signal(signal) => 128 + (signal & 0x7f),
+                ExitStatus::Code(code) => code,
+            });
+        }
+    }
+
+    /// Whoever waits for a process that lives only as long as the first one.
+    fn say_goodbye(&mut self) {
+        let waiting: Vec<_> = self.processes.waiting_clients().collect();
+        for client in waiting {
+            self.clients.answer(client, &Answer::Exited { status: 128 + SIGKILL });
+        }
     }
 
     fn on_host_scale(&self, guest_ns: u64) -> u64 {
@@ -225,22 +431,22 @@ impl Supervisor<'_> {
     }
 
     fn pass_on(&mut self, signal: Signal) -> Result<(), Error> {
-        match self.phase {
-            _ if signal == Signal::SIGWINCH => {
-                let size = terminal::window_size().filter(|_| self.spec.process.streams == Streams::Terminal);
-                if let (Phase::Running | Phase::Starting(_), Some(size)) = (self.phase, size) {
-                    self.booted.agent.send(&[Request::Resize(Resize { process: COMMAND, size })])?;
-                }
-                Ok(())
+        if signal == Signal::SIGWINCH {
+            let size = self.terminal.as_ref().and_then(|fd| terminal::size_of(fd.as_fd()));
+            if let (Some(size), Some(Process { stage, .. })) = (size, self.processes.init())
+                && !matches!(stage, Stage::Ended(_))
+            {
+                self.agent.send(&[Request::Resize(Resize { process: INIT, size })])?;
             }
-            Phase::Running => {
-                let stop = self.spec.process.stop_signal.filter(|_| signal == Signal::SIGTERM);
-                let number = stop.unwrap_or_else(|| u8::try_from(signal as i32).unwrap_or(0));
-                let request = mote_protocol::Signal { process: COMMAND, signal: number };
-                self.booted.agent.send(&[Request::Signal(request)]).map(|_| ())
+            return Ok(());
+        }
+        match self.processes.init().map(|init| init.stage) {
+            Some(Stage::Created | Stage::Going | Stage::Running) => {
+                let stop = self.order.stop_signal.filter(|_| signal == Signal::SIGTERM);
+                self.signal_init(stop.unwrap_or_else(|| u8::try_from(signal as i32).unwrap_or(0)), None)
             }
             // Nobody is left, or not yet there, to take it.
-            Phase::Booting | Phase::Starting(_) | Phase::Ended(_) => Err(Error::new(
+            None | Some(Stage::Starting | Stage::Ended(_)) => Err(Error::new(
                 Kind::Interrupted(signal as i32),
                 format!("interrupted by {}", signal.as_str()),
             )),
@@ -248,68 +454,34 @@ impl Supervisor<'_> {
     }
 
     fn guest_ended(&mut self) -> Error {
-        let exit = self.booted.vm.wait();
-        let when = match self.phase {
-            Phase::Booting => "before its agent was ready",
-            Phase::Starting(_) => "before the command was started",
-            Phase::Running | Phase::Ended(_) => "while the command was running",
+        let exit = self.vm.wait();
+        let when = match self.processes.init().map(|init| init.stage) {
+            None if !self.ready => "before its agent was ready",
+            None | Some(Stage::Starting) => "before the command was started",
+            Some(Stage::Created | Stage::Going) => "before the container was started",
+            Some(Stage::Running | Stage::Ended(_)) => "while the command was running",
         };
         let kind = if matches!(exit, Exit::Failed(_)) { Kind::Hypervisor } else { Kind::Guest };
         let error = Error::new(kind, format!("{exit} {when}"));
         match exit {
-            Exit::Panic | Exit::TripleFault => error.with_kernel_log(self.booted.log.last_lines(LAST_LINES)),
+            Exit::Panic | Exit::TripleFault => error.with_kernel_log(self.log.last_lines(LAST_LINES)),
             _ => error,
         }
     }
+}
+
+/// The status of a container whose program could not be executed, after all.
+fn error_status(refusal: &Refusal) -> u8 {
+    Error::new(refusal.kind(), "").exit_status()
 }
 
 /// What the main thread was woken for.
 struct Ready {
     signals: bool,
     ended: bool,
-    lifeline: bool,
     outputs: bool,
     agent: bool,
-}
-
-/// An event without what it borrowed.
-enum Heard {
-    Hello(Hello),
-    Created,
-    Started(u64),
-    Exited(ExitStatus, u64),
-    Failed(String, ErrorCode),
-}
-
-fn kind_of(code: ErrorCode) -> Kind {
-    match code {
-        ErrorCode::CommandNotFound => Kind::CommandNotFound,
-        ErrorCode::CommandNotExecutable => Kind::CommandNotExecutable,
-        ErrorCode::OperationFailed | ErrorCode::InvalidArgument => Kind::Process,
-        _ => Kind::Guest,
-    }
-}
-
-/// The whole story of a failed request: the guest knows the number, the host knows what was asked.
-fn describe(program: &Program, failed: &Failed<'_>) -> String {
-    let reason = match failed.errno {
-        0 => failed.text.to_owned(),
-        number => Errno::from_raw(number.into()).desc().to_owned(),
-    };
-    match failed.operation {
-        Some(index) if failed.code == ErrorCode::CommandNotFound => {
-            format!("cannot {} in the guest: command not found", program.describe(index.into()))
-        }
-        Some(index) => format!("cannot {} in the guest: {reason}", program.describe(index.into())),
-        None => format!("the guest's agent failed: {} ({reason})", failed.text),
-    }
-}
-
-fn seed() -> Result<[u8; limits::SEED_LEN], Error> {
-    use std::io::Read;
-    let mut seed = [0; limits::SEED_LEN];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut seed))
-        .map_err(host("read /dev/urandom"))?;
-    Ok(seed)
+    lifeline: bool,
+    listener: bool,
+    clients: Vec<ClientId>,
 }

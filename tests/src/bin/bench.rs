@@ -1,167 +1,160 @@
-//! Measures what the project watches, in the lab: times are virtual, the same on every machine.
-//!
-//! The program copies itself into the lab and runs there with `--inside`. Each figure stands beside its limit.
+//! Runs `mote bench` in the lab, where times are virtual and the same on every machine, and shows its figures beside their limits; or
+//! holds them against a baseline.
 
 use std::{
-    io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    time::Instant,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
-use mote_tests::{harness::children, lab::Lab};
+use mote_tests::{
+    figures::{Figure, baseline::Baseline, figures},
+    lab::Lab,
+};
 
-/// Runs before the ones that count: the probe of KVM is cached, files are in memory.
-const WARM_UP: usize = 2;
-const RUNS: usize = 5;
-/// What `mote run` gives a guest if nobody says otherwise, in KiB.
-const GUEST_RAM_KIB: u64 = 128 << 10;
+/// The lab's memory in MiB: room for a guest with 4 GiB, and for 50 guests at once.
+const LAB_MEMORY: u32 = 5120;
 
-/// Measures boot times, sizes and memory in the lab.
+/// What is measured for the gate: little enough for every run of all tests.
+const GATE: [&str; 4] = [
+    "boot --runs 3 --warm-up 1 --cpus 1,2,8",
+    "boot --runs 3 --warm-up 1 --memory 4g",
+    "memory --vms 1,5",
+    "io --runs 1 --size 16m --samples 500",
+];
+
+/// What is measured for people.
+const ALL: [&str; 4] = [
+    "boot --runs 9 --cpus 1,2,8",
+    "boot --runs 5 --memory 128m,4g",
+    "memory --vms 1,10,50",
+    "io --runs 3 --samples 2000",
+];
+
+/// What is measured on this machine, through QEMU, for people without KVM.
+const HERE: [&str; 3] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1"];
+
+/// Measures boot times, sizes, memory and throughput in the lab.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Measure here, with the `mote` in PATH.
-    #[arg(long, hide = true)]
-    inside: bool,
+    /// Measure little, and fail if a figure is more than 3 % worse than in this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "update")]
+    gate: Option<PathBuf>,
+    /// Measure what the gate measures, and make it the new baseline.
+    #[arg(long, value_name = "FILE")]
+    update: Option<PathBuf>,
     /// The program to measure.
-    #[arg(required_unless_present = "inside")]
-    mote: Option<PathBuf>,
+    mote: PathBuf,
     /// The guest kernel.
-    #[arg(required_unless_present = "inside")]
-    vmlinux: Option<PathBuf>,
+    vmlinux: PathBuf,
     /// The default root file system.
-    #[arg(required_unless_present = "inside")]
-    rootfs: Option<PathBuf>,
+    rootfs: PathBuf,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let (Some(mote), Some(vmlinux), Some(rootfs)) = (arguments.mote, arguments.vmlinux, arguments.rootfs)
-    else {
-        measure()?;
+    if let Some(path) = &arguments.update {
+        let figures = in_the_lab(&arguments, &GATE)?;
+        Baseline::of(&figures).write(path).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{} figures are the new baseline: {}", figures.len(), path.display());
         return Ok(ExitCode::SUCCESS);
-    };
-    let real = |path: &PathBuf| std::fs::canonicalize(path).with_context(|| format!("{}", path.display()));
-    let lab = Lab::new()?
-        .file(real(&mote)?, "/usr/bin/mote")
-        .file(real(&vmlinux)?, "/usr/lib/mote/vmlinux")
-        .file(real(&rootfs)?, "/usr/lib/mote/rootfs.erofs")
-        .file(std::env::current_exe()?, "/usr/bin/bench");
-    let status = lab.run_to(&["/usr/bin/bench", "--inside"], &mut std::io::stdout())?;
-    Ok(ExitCode::from(status))
+    }
+    if let Some(path) = &arguments.gate {
+        // Before minutes are spent on measuring.
+        let baseline = Baseline::read(path).with_context(|| format!("no baseline in {}", path.display()))?;
+        return Ok(pass(&baseline, &in_the_lab(&arguments, &GATE)?));
+    }
+    println!("In the lab, KVM, virtual time:");
+    show(&in_the_lab(&arguments, &ALL)?, true);
+    println!("\nOn this machine, QEMU, real time, without limits:");
+    show(&on_this_machine(&arguments.mote)?, false);
+    Ok(ExitCode::SUCCESS)
 }
 
-/// One line of the result.
-fn print(what: &str, value: f64, limit: f64, unit: &str) {
-    let verdict = if value <= limit { "" } else { "  OVER" };
-    println!("{what:<56} {value:>9.2} {unit:<3}  limit {limit:>7.1}{verdict}");
+fn show(figures: &[Figure], with_limits: bool) {
+    for figure in figures {
+        let line = figure.line();
+        println!("{}", if with_limits { &line } else { line.split("  at ").next().unwrap_or(&line) });
+    }
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn float(number: u64) -> f64 {
-    number as f64
+/// Says what is worse than in the baseline.
+fn pass(baseline: &Baseline, figures: &[Figure]) -> ExitCode {
+    let complaints = baseline.complaints(figures);
+    if complaints.is_empty() {
+        println!("{} figures are within 3 % of the baseline, or better", figures.len());
+        let improvements = baseline.improvements(figures);
+        if improvements > 0 {
+            println!("{improvements} of them are more than 3 % better: `make bench-baseline` keeps it so");
+        }
+        return ExitCode::SUCCESS;
+    }
+    println!("figures are worse than the baseline, or are not the same ones:");
+    for complaint in &complaints {
+        println!("  {complaint}");
+    }
+    println!(
+        "if that is meant to be, `make bench-baseline` makes them the new baseline; commit it with the reason"
+    );
+    ExitCode::FAILURE
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// Runs `mote bench` with each of `calls` in one lab.
+fn in_the_lab(arguments: &Arguments, calls: &[&str]) -> anyhow::Result<Vec<Figure>> {
+    let real = |path: &Path| std::fs::canonicalize(path).with_context(|| format!("{}", path.display()));
+    let folder = tempfile::tempdir().context("cannot make a folder for the results")?;
+    let mut lab = Lab::new()?
+        .memory(LAB_MEMORY)
+        .timeout(std::time::Duration::from_secs(40 * 60))
+        .file(real(&arguments.mote)?, "/usr/bin/mote")
+        .file(real(&arguments.vmlinux)?, "/usr/lib/mote/vmlinux")
+        .file(real(&arguments.rootfs)?, "/usr/lib/mote/rootfs.erofs");
+    let mut script = String::from("set -e\n");
+    let mut results = Vec::new();
+    for (index, call) in calls.iter().enumerate() {
+        let (inside, outside) = (format!("/tmp/result{index}"), folder.path().join(format!("{index}")));
+        script += &format!(
+            "mote bench {call} --hypervisor kvm --json > {inside} 2>/tmp/words || {{ cat /tmp/words; exit 1; }}\n"
+        );
+        lab = lab.output(inside, &outside);
+        results.push(outside);
+    }
+    let mut said = Vec::new();
+    let status = lab.run_to(&["sh", "-c", &script], &mut said);
+    let said = String::from_utf8_lossy(&said);
+    let status = status.with_context(|| format!("mote bench said: {said}"))?;
+    ensure!(status == 0, "mote bench failed in the lab: {said}");
+    let texts = results.iter().map(std::fs::read_to_string);
+    parse(texts.collect::<Result<Vec<_>, _>>().context("cannot read the results")?)
 }
 
-fn measure() -> anyhow::Result<()> {
-    println!("1 vCPU, 128 MiB, KVM in the lab, virtual time, median of {RUNS}:");
-    let (mut hello, mut whole) = (Vec::new(), Vec::new());
-    for run in 0..WARM_UP + RUNS {
-        let (to_hello, to_exit) = boot()?;
-        if run >= WARM_UP {
-            hello.push(to_hello);
-            whole.push(to_exit);
+fn on_this_machine(mote: &Path) -> anyhow::Result<Vec<Figure>> {
+    let mut texts = Vec::new();
+    for call in HERE {
+        let output = Command::new(mote)
+            .arg("bench")
+            .args(call.split(' '))
+            .args(["--hypervisor", "qemu", "--json"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .with_context(|| format!("cannot start {}", mote.display()))?;
+        ensure!(output.status.success(), "mote bench {call} failed ({})", output.status);
+        texts.push(String::from_utf8(output.stdout)?);
+    }
+    parse(texts)
+}
+
+fn parse(texts: Vec<String>) -> anyhow::Result<Vec<Figure>> {
+    let mut all: Vec<Figure> = Vec::new();
+    for text in texts {
+        for figure in figures(&serde_json::from_str(&text).context("mote bench did not print JSON")?)? {
+            // The plain machine is measured again beside others.
+            if !all.iter().any(|other| other.name == figure.name) {
+                all.push(figure);
+            }
         }
     }
-    print("exec of `mote run` to hello", median(hello), 60.0, "ms");
-    print("exec of `mote run -- /bin/true` to its exit", median(whole), 95.0, "ms");
-
-    let inside = guest("wc -c < /proc/1/exe; grep VmRSS /proc/1/status")?;
-    let mut lines = inside.lines();
-    let agent: u64 = lines.next().unwrap_or_default().trim().parse().context("the agent's size")?;
-    let rss: u64 =
-        lines.next().and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().parse()?;
-    print("agent, size of the program", float(agent) / 1024.0, 128.0, "KiB");
-    print("initial ramdisk", float(initrd()?) / 1024.0, 160.0, "KiB");
-    print("agent, resident memory in the guest", float(rss), 512.0, "KiB");
-    print("sandbox process without guest RAM, PSS", float(sandbox_pss_kib()?) / 1024.0, 4.0, "MiB");
-    Ok(())
-}
-
-/// Boots once; milliseconds from just before the start of `mote` to hello and to its exit.
-fn boot() -> anyhow::Result<(f64, f64)> {
-    let before = Instant::now();
-    let start = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)?;
-    let output = Command::new("mote")
-        .args(["run", "--hypervisor", "kvm", "--timeline=json", "--", "/bin/true"])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start mote")?;
-    let whole = before.elapsed().as_secs_f64() * 1e3;
-    let text = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "mote failed: {text}");
-    let number = |key: &str, from: &str| -> anyhow::Result<f64> {
-        let rest = from.split_once(key).with_context(|| format!("no {key} in {text}"))?.1;
-        let digits: String =
-            rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-        Ok(digits.parse()?)
-    };
-    let exec = number("\"start_monotonic_ns\"", &text)?;
-    let at_hello = text.split('{').find(|phase| phase.contains("hello-received")).context("no hello")?;
-    #[allow(clippy::cast_precision_loss)]
-    let started = start.tv_sec() as f64 * 1e9 + start.tv_nsec() as f64;
-    let hello = exec + number("\"since_exec_ns\"", at_hello)? - started;
-    Ok((hello / 1e6, whole))
-}
-
-fn guest(script: &str) -> anyhow::Result<String> {
-    let output =
-        Command::new("mote").args(["run", "--hypervisor", "kvm", "--", "sh", "-c", script]).output()?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn initrd() -> anyhow::Result<u64> {
-    let output = Command::new("mote").arg("check").output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text
-        .lines()
-        .find(|line| line.contains("initial ramdisk"))
-        .context("mote check says nothing of it")?;
-    let digits: String = line.chars().filter(char::is_ascii_digit).collect();
-    Ok(digits.parse()?)
-}
-
-/// The proportional set size of an idle sandbox process, less the mapping that is guest RAM, in KiB.
-fn sandbox_pss_kib() -> anyhow::Result<u64> {
-    let mut child = Command::new("mote")
-        .args(["run", "--hypervisor", "kvm", "--", "sh", "-c", "echo ready; exec sleep 1000"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
-    let sandboxes = children(child.id());
-    let [sandbox] = sandboxes[..] else { bail!("{} sandbox processes", sandboxes.len()) };
-    let smaps = std::fs::read_to_string(format!("/proc/{sandbox}/smaps"))?;
-    child.kill()?;
-    child.wait()?;
-    let (mut total, mut in_guest_ram) = (0, false);
-    for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let (key, value) =
-            (words.next().unwrap_or_default(), words.next().and_then(|v| v.parse::<u64>().ok()));
-        match (key, value) {
-            ("Size:", Some(size)) => in_guest_ram = size >= GUEST_RAM_KIB,
-            ("Pss:", Some(pss)) if !in_guest_ram => total += pss,
-            _ => {}
-        }
-    }
-    Ok(total)
+    Ok(all)
 }

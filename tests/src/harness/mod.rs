@@ -5,6 +5,7 @@
 //!
 //! Nothing here waits for a time to pass. Deadlines are there for what hangs, and are far beyond what a busy machine needs.
 
+mod bundle;
 mod leftovers;
 mod pty;
 
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub use bundle::{Bundle, adopt_orphans, reap};
 pub use leftovers::Leftovers;
 pub use pty::Terminal;
 
@@ -101,6 +103,18 @@ impl Output {
         for word in words {
             assert!(line.contains(word) || self.stderr.contains(word), "'{word}' is not said: {self:?}");
         }
+    }
+}
+
+impl Output {
+    /// Panics unless `mote` failed with this status, and said `words` as runc says things: in a line of its log.
+    ///
+    /// # Panics
+    /// See above.
+    pub fn assert_refused(&self, status: i32, words: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        let said = |line: &str| line.contains("level=error msg=") && line.contains(words);
+        assert!(self.stderr.lines().any(said), "'{words}' is not said: {self:?}");
     }
 }
 

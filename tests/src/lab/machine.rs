@@ -96,11 +96,7 @@ impl Machine<'_> {
     fn command(&self, initrd: &File, console: &File) -> Result<Command> {
         let mut command = Command::new(tools::require(QEMU, QEMU_PACKAGE)?);
         command
-            .args(
-                std::env::var("LABARGS")
-                    .unwrap_or("-M microvm,acpi=off -accel tcg -icount shift=0,sleep=off".into())
-                    .split(' '),
-            )
+            .args(["-M", "microvm,acpi=off", "-accel", "tcg", "-icount", "shift=0,sleep=off"])
             .args(["-cpu", "EPYC,+svm", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
             .arg("-chardev")
@@ -109,14 +105,7 @@ impl Machine<'_> {
             .args(["-device", "isa-serial,chardev=command,index=1"])
             .arg("-kernel")
             .arg(self.kernel)
-            .args([
-                "-initrd",
-                &path_of(initrd),
-                "-append",
-                &std::env::var("LABAPPEND")
-                    .map(|x| format!("{COMMAND_LINE} {x}"))
-                    .unwrap_or(COMMAND_LINE.into()),
-            ]);
+            .args(["-initrd", &path_of(initrd), "-append", COMMAND_LINE]);
         Ok(command)
     }
 }

@@ -3,8 +3,12 @@
 #![allow(missing_docs)]
 
 mod bad_input;
+mod bench;
 mod command;
 mod config;
+mod container;
+mod container_death;
+mod container_terminal;
 mod death;
 mod host_side;
 mod hostile;

@@ -2,13 +2,18 @@
 //!
 //! Each range starts at a multiple of 2 MiB and asks for huge pages: a guest that boots touches its memory for the first
 //! time all over, and a fault through two levels of page tables is what costs most of that time.
+//!
+//! Parts of files can be mapped over it. Such a mapping is private too: what the guest writes stays its own.
 
-use std::num::NonZeroUsize;
+use std::{fs::File, io, num::NonZeroUsize};
 
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use crate::{Error, Memory, arch::layout};
+use crate::{
+    Error, Memory,
+    arch::{MapFile, layout},
+};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -39,6 +44,27 @@ impl GuestRam {
     }
 }
 
+impl MapFile for GuestRam {
+    fn map_file(&self, file: &File, offset: u64, address: u64, len: u64) -> io::Result<()> {
+        let outside = || io::Error::from(io::ErrorKind::InvalidInput);
+        let low = self.mappings.first().ok_or_else(outside)?;
+        let (start, len) = (usize::try_from(address), usize::try_from(len));
+        let (Ok(start), Ok(len)) = (start, len) else { return Err(outside()) };
+        let size = NonZeroUsize::new(len).ok_or_else(outside)?;
+        let offset = offset.try_into().map_err(|_| outside())?;
+        if start.checked_add(len).is_none_or(|end| end > low.len) {
+            return Err(outside());
+        }
+        let place = low.start.addr().checked_add(start).ok_or_else(outside)?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+        // SAFETY: the range lies in a mapping that belongs to `self`, and is replaced by another that is read and written like it.
+        // Views of guest memory do not care what is in it: they are volatile, and the guest could change it at any time.
+        unsafe { mmap(Some(place), size, prot, flags, file, offset) }?;
+        Ok(())
+    }
+}
+
 impl Drop for GuestRam {
     fn drop(&mut self) {
         for mapping in &self.mappings {
@@ -57,6 +83,8 @@ struct Mapping {
 
 // SAFETY: the pointer is an address range that belongs to this value alone; no thread dereferences it.
 unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(len: u64) -> std::io::Result<Self> {
@@ -120,5 +148,31 @@ mod tests {
             assert_eq!(ram.memory().read_obj::<u64>(GuestAddress(address)).unwrap(), 7);
         }
         assert!(ram.memory().write_obj(0u64, GuestAddress((32 << 20) - 7)).is_err());
+    }
+
+    #[test]
+    fn shows_a_file_and_keeps_it_as_it_is() {
+        use std::{io::Write, os::unix::fs::FileExt};
+
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 3 * 4096]).unwrap();
+        let ram = GuestRam::new(32 << 20).unwrap();
+        ram.map_file(&file, 4096, 1 << 20, 8192).unwrap();
+        let at = |offset: u64| GuestAddress((1 << 20) + offset);
+        assert_eq!(ram.memory().read_obj::<u8>(at(8191)).unwrap(), 7);
+        assert_eq!(ram.memory().read_obj::<u8>(at(8192)).unwrap(), 0, "nothing behind it");
+        ram.memory().write_obj(9u8, at(0)).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 4096).unwrap();
+        assert_eq!(byte, [7], "the guest's writes do not reach the file");
+    }
+
+    #[test]
+    fn refuses_to_map_outside_of_low_memory() {
+        let file = tempfile::tempfile().unwrap();
+        let ram = GuestRam::new(32 << 20).unwrap();
+        for (address, len) in [(32 << 20, 4096), ((32 << 20) - 4096, 8192), (u64::MAX, 4096), (0, 0)] {
+            assert!(ram.map_file(&file, 0, address, len).is_err(), "{address:#x} {len}");
+        }
     }
 }

@@ -41,8 +41,8 @@ use crate::{
 /// The version of KVM's interface; it has not changed since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
-/// The loader reads ELF headers and copies.
-const LOADER_STACK: usize = 256 * 1024;
+/// The thread that makes the VM does one system call.
+const CREATOR_STACK: usize = 64 * 1024;
 
 /// The KVM hypervisor, open: VMs can be made after files can no longer be opened.
 #[derive(Debug)]
@@ -78,10 +78,7 @@ impl Hypervisor for Kvm {
     fn start(&self, mut config: Config) -> Result<Box<dyn Vm>, Error> {
         config.check()?;
         let kvm = &self.0;
-        let ram = GuestRam::new(config.memory)?;
-        let memory = ram.memory();
-        config.milestones.reached(Milestone::MemoryReady);
-        let mut cmdline = arch::base_cmdline(config.verbose_log);
+        let mut cmdline = arch::base_cmdline(config.verbose_log, config.vcpus);
         for index in (0u32..).take(config.devices.len()) {
             cmdline.push(' ');
             cmdline.push_str(&arch::virtio_mmio_option(index));
@@ -89,22 +86,26 @@ impl Hypervisor for Kvm {
         cmdline.push(' ');
         cmdline.push_str(&config.cmdline);
 
-        // Making a VM is mostly waiting, for threads and grace periods of the host's kernel: the guest's kernel is read meanwhile.
-        let (vm, entry) = std::thread::scope(|scope| {
-            let loader = std::thread::Builder::new()
-                .name("loader".into())
-                .stack_size(LOADER_STACK)
+        // Making a VM is mostly waiting, for threads and grace periods of the host's kernel: it begins first, and memory is filled
+        // meanwhile.
+        let (vm, ram, entry) = std::thread::scope(|scope| {
+            let creator = std::thread::Builder::new()
+                .name("vm".into())
+                .stack_size(CREATOR_STACK)
                 .spawn_scoped(scope, || {
-                    let (kernel, path) = (&mut config.kernel, &config.kernel_path);
-                    let entry = arch::load(memory, kernel, path, config.initrd, &cmdline, config.vcpus);
-                    config.milestones.reached(Milestone::KernelLoaded);
-                    entry
+                    let vm = kvm.create_vm().map_err(failed("create a VM"));
+                    config.milestones.reached(Milestone::VmCreated);
+                    vm
                 });
-            let vm = kvm.create_vm().map_err(failed("create a VM"));
-            config.milestones.reached(Milestone::VmCreated);
-            let panicked = |_| Error::Host("load the kernel", std::io::Error::other("the loader panicked"));
-            let entry = loader.map_err(host("start the loader"))?.join().map_err(panicked)??;
-            Ok::<_, Error>((vm?, entry))
+            let creator = creator.map_err(host("start a thread"))?;
+            let ram = GuestRam::new(config.memory)?;
+            config.milestones.reached(Milestone::MemoryReady);
+            let (kernel, path) = (&mut config.kernel, &config.kernel_path);
+            let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, config.vcpus)?;
+            config.milestones.reached(Milestone::KernelLoaded);
+            let panicked = |_| Error::Host("create a VM", std::io::Error::other("its thread panicked"));
+            let vm = creator.join().map_err(panicked)??;
+            Ok::<_, Error>((vm, ram, entry))
         })?;
         map_memory(&vm, &ram)?;
         vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;

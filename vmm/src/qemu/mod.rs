@@ -107,7 +107,7 @@ impl Hypervisor for Qemu {
             )));
         }
 
-        let cmdline = format!("{} {}", arch::base_cmdline(config.verbose_log), config.cmdline);
+        let cmdline = format!("{} {}", arch::base_cmdline(config.verbose_log, config.vcpus), config.cmdline);
         if cmdline.len() + config.devices.len() * DEVICE_OPTION > MAX_CMDLINE {
             return Err(Error::CommandLine);
         }

@@ -1,16 +1,22 @@
 //! Puts kernel, initial ramdisk, command line and the tables that the kernel reads into guest memory.
+//!
+//! What the kernel writes to, and the text that every boot runs, is copied into huge pages. The rest of text and constants is
+//! *mapped* where guest memory lets it: its pages are the page cache's, read once a host and shared by all VMs that boot this
+//! kernel; the few that the kernel patches while it boots become the guest's own.
+//!
+//! **What can go wrong:** the file is anybody's. Every header is checked before anything is loaded; nothing is loaded below 1 MiB,
+//! over another segment, or beyond low memory. A mapped file that is written to or truncated in place later changes or ends
+//! the VMs that run from it, and only them: pages that are gone end the vCPU that needs them with an error of KVM's, and a device
+//! that is led there with the signal `SIGBUS`. Replacing the file by renaming another over it, as installations do, harms nobody.
 
 use std::{
     fs::File,
-    io::{Read, Seek},
+    io::{Read, Seek, SeekFrom},
     path::Path,
 };
 
-use linux_loader::{
-    elf,
-    loader::{Elf, KernelLoader},
-};
-use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemory};
+use linux_loader::elf;
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 
 use super::{layout, mptable, tables};
 use crate::{Error, Memory};
@@ -19,9 +25,43 @@ const PAGE: u64 = 4096;
 /// `e_ident[EI_CLASS]` of a 64-bit file, and `e_machine` of x86-64 (System V ABI, "ELF header").
 const ELF_CLASS_64: u8 = 2;
 const ELF_MACHINE_X86_64: u16 = 62;
+/// `PF_W` of a program header's flags.
+const SEGMENT_WRITABLE: u32 = 2;
+
+/// Up to here text is copied, into huge pages: the kernel's linker puts what every boot runs first (architecture, scheduler, memory,
+/// file systems), and nearly all of its pages are used. Behind it lie drivers, protocols and tables, of which a boot uses a part.
+const HOT_END: u64 = 8 << 20;
+
+/// A part of a file that has its place in guest memory. Offsets, addresses and lengths are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    offset: u64,
+    address: u64,
+    len: u64,
+    /// How much memory it takes; behind `len` it is zeros.
+    room: u64,
+    writable: bool,
+}
+
+/// A kernel whose headers were checked.
+#[derive(Debug)]
+pub(crate) struct Headers {
+    entry: u64,
+    pieces: Vec<Piece>,
+}
+
+/// Memory that can show parts of files.
+pub(crate) trait MapFile {
+    /// Has `len` bytes of guest memory at `address` show those of `file` at `offset`: private to this guest once it writes.
+    /// All three are multiples of the page size, and the range lies in low memory.
+    ///
+    /// # Errors
+    /// The file cannot be mapped; nothing has changed.
+    fn map_file(&self, file: &File, offset: u64, address: u64, len: u64) -> std::io::Result<()>;
+}
 
 /// Checks that a file is a kernel that can be booted, as far as its headers tell: every failure has words of its own.
-pub(crate) fn check_kernel(kernel: &mut File, path: &Path) -> Result<(), Error> {
+pub(crate) fn check_kernel(kernel: &mut File, path: &Path) -> Result<Headers, Error> {
     let error = |reason: String| Error::Kernel { path: path.to_owned(), reason };
     let len = kernel.metadata().map_err(|e| error(e.to_string()))?.len();
     let mut header = elf::Elf64_Ehdr::default();
@@ -35,7 +75,7 @@ pub(crate) fn check_kernel(kernel: &mut File, path: &Path) -> Result<(), Error> 
         return Err(error(format!("built for another architecture (ELF machine {})", header.e_machine)));
     }
     let truncated = || error(format!("truncated: its headers describe more than its {len} bytes"));
-    let mut loadable = false;
+    let mut pieces = Vec::new();
     let mut segment = elf::Elf64_Phdr::default();
     kernel.seek(std::io::SeekFrom::Start(header.e_phoff)).map_err(|_| truncated())?;
     for _ in 0..header.e_phnum {
@@ -44,14 +84,82 @@ pub(crate) fn check_kernel(kernel: &mut File, path: &Path) -> Result<(), Error> 
         if end.is_none_or(|end| end > len) {
             return Err(truncated());
         }
-        loadable |= segment.p_type == elf::PT_LOAD && segment.p_filesz > 0;
+        if segment.p_type == elf::PT_LOAD && segment.p_memsz > 0 {
+            pieces.push(Piece {
+                offset: segment.p_offset,
+                address: segment.p_paddr,
+                len: segment.p_filesz.min(segment.p_memsz),
+                room: segment.p_memsz,
+                writable: segment.p_flags & SEGMENT_WRITABLE != 0,
+            });
+        }
     }
-    if loadable { Ok(()) } else { Err(error("has nothing to load".into())) }
+    if pieces.iter().all(|piece| piece.len == 0) {
+        return Err(error("has nothing to load".into()));
+    }
+    pieces.sort_by_key(|piece| piece.address);
+    let headers = Headers { entry: header.e_entry, pieces };
+    match headers.misplaced() {
+        None => Ok(headers),
+        Some(what) => Err(error(what.into())),
+    }
+}
+
+impl Headers {
+    /// What is wrong with where it wants to be, if anything is.
+    fn misplaced(&self) -> Option<&'static str> {
+        let mut end = layout::HIGH_MEMORY.0;
+        for piece in &self.pieces {
+            if piece.address < end {
+                return Some("parts of it overlap, or lie below 1 MiB");
+            }
+            match piece.address.checked_add(piece.room) {
+                Some(next) => end = next,
+                None => return Some("parts of it lie beyond all memory"),
+            }
+        }
+        let entry = |piece: &Piece| (piece.address..piece.address + piece.len).contains(&self.entry);
+        if self.pieces.iter().any(entry) { None } else { Some("its entry point is not in it") }
+    }
+
+    /// The end of the memory that it takes.
+    fn end(&self) -> u64 {
+        self.pieces.last().map_or(0, |piece| piece.address + piece.room)
+    }
+}
+
+/// Puts the kernel in its place. Guest memory is zero where the file has nothing.
+fn load_kernel(
+    memory: &Memory,
+    mapper: &impl MapFile,
+    kernel: &mut File,
+    headers: &Headers,
+) -> Result<(), std::io::Error> {
+    for piece in &headers.pieces {
+        let (start, end) = (piece.address, piece.address + piece.len);
+        // Whole pages only: what lies behind the piece in the file has no place in the guest.
+        let (from, to) = (end.min(HOT_END), end / PAGE * PAGE);
+        let from = from.max(start);
+        let offset = |address: u64| piece.offset + (address - start);
+        let fits = offset(from).is_multiple_of(PAGE) && from.is_multiple_of(PAGE) && from < to;
+        let mapped =
+            !piece.writable && fits && mapper.map_file(kernel, offset(from), from, to - from).is_ok();
+        let copied = if mapped { [(start, from), (to, end)] } else { [(start, end), (end, end)] };
+        for (from, to) in copied {
+            let len = usize::try_from(to - from).map_err(std::io::Error::other)?;
+            kernel.seek(SeekFrom::Start(offset(from)))?;
+            memory
+                .read_exact_volatile_from(GuestAddress(from), kernel, len)
+                .map_err(std::io::Error::other)?;
+        }
+    }
+    Ok(())
 }
 
 /// Loads everything; returns where the kernel is entered.
 pub(crate) fn load(
     memory: &Memory,
+    mapper: &impl MapFile,
     kernel: &mut File,
     path: &Path,
     initrd: &[u8],
@@ -59,22 +167,17 @@ pub(crate) fn load(
     vcpus: u8,
 ) -> Result<GuestAddress, Error> {
     let too_small = |_| Error::DoesNotFit;
-    check_kernel(kernel, path)?;
-    let loaded = Elf::load(memory, None, kernel, Some(layout::HIGH_MEMORY)).map_err(|source| {
-        use linux_loader::loader::elf::Error as ElfError;
-        match source {
-            linux_loader::loader::Error::Elf(ElfError::ReadKernelImage) => Error::DoesNotFit,
-            other => Error::Kernel { path: path.to_owned(), reason: other.to_string() },
-        }
-    })?;
+    let headers = check_kernel(kernel, path)?;
 
     // The initial ramdisk goes to the end of the first range, as far from the kernel as possible.
-    let low_end = memory.iter().next().map_or(0, vm_memory::GuestMemoryRegion::len);
+    let low_end = memory.iter().next().map_or(0, GuestMemoryRegion::len);
     let initrd_len = u64::try_from(initrd.len()).map_err(|_| Error::DoesNotFit)?;
     let initrd_at = low_end.checked_sub(initrd_len).ok_or(Error::DoesNotFit)? / PAGE * PAGE;
-    if initrd_at < loaded.kernel_end {
+    if initrd_at < headers.end() {
         return Err(Error::DoesNotFit);
     }
+    load_kernel(memory, mapper, kernel, &headers)
+        .map_err(|error| Error::Kernel { path: path.to_owned(), reason: error.to_string() })?;
     memory.write_slice(initrd, GuestAddress(initrd_at)).map_err(too_small)?;
 
     if cmdline.len() >= layout::COMMAND_LINE_MAX || cmdline.contains('\0') {
@@ -87,5 +190,8 @@ pub(crate) fn load(
     tables::write_page_tables(memory).map_err(too_small)?;
     tables::write_gdt(memory).map_err(too_small)?;
     mptable::write(memory, vcpus).map_err(too_small)?;
-    Ok(loaded.kernel_load)
+    Ok(GuestAddress(headers.entry))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,24 @@
+//! The namespaces of the host that a sandbox process lives in.
+//!
+//! Only the network's is of any use to a VM: engines and hooks put a container's interfaces into it, and look for them at
+//! `/proc/PID/ns/net` of the sandbox process.
+
+use std::fs::File;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::{Error, error::Kind, spec::Network};
+
+/// Moves this process, which has no other threads yet, to where it is to live.
+pub(super) fn enter(network: &Network) -> Result<(), Error> {
+    match network {
+        Network::Callers => Ok(()),
+        Network::New => unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|error| Error::because(Kind::Host, "cannot make a network namespace", &error)),
+        Network::Path(path) => {
+            File::open(path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?)).map_err(|error| {
+                Error::because(Kind::Host, format!("network namespace {}", path.display()), &error)
+            })
+        }
+    }
+}

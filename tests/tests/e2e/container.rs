@@ -1,0 +1,245 @@
+//! The life of a container, verb by verb.
+
+use std::{fs, process::Stdio};
+
+use mote_tests::harness::{Bundle, Leftovers, adopt_orphans, collect, reap, received, run, text};
+
+/// A program that ends with status 9 when it is asked to, and says so.
+const ASKED: &str = "trap 'echo asked; exit 9' TERM; echo started; while :; do sleep 0.1; done";
+
+#[test]
+fn from_create_to_delete() {
+    adopt_orphans();
+    let before = Leftovers::before();
+    let bundle = Bundle::new(ASKED);
+    let pid = bundle.create("c");
+    assert_eq!(bundle.status("c"), "created");
+    assert_eq!(bundle.output("c"), "", "nothing runs before start");
+    let state = bundle.ok(&["state", "c"]);
+    for part in [
+        "\"ociVersion\": \"1.2.0\"",
+        "\"id\": \"c\"",
+        &format!("\"pid\": {pid}"),
+        &format!("\"bundle\": \"{}\"", bundle.path("").display().to_string().trim_end_matches('/')),
+        "\"owner\": \"\"",
+    ] {
+        assert!(state.contains(part), "{part} is not in {state}");
+    }
+    assert!(!state.ends_with('\n'));
+
+    bundle.ok(&["start", "c"]);
+    assert_eq!(bundle.status("c"), "running");
+    bundle.mote(&["start", "c"]).assert_refused(1, "cannot start an already running container");
+    bundle.mote(&["delete", "c"]).assert_refused(1, "cannot delete container c that is not stopped: running");
+    assert_eq!(bundle.ok(&["list", "-q"]), "c\n");
+    assert!(bundle.ok(&["list", "--format", "json"]).starts_with("[{\"ociVersion\""));
+
+    // What it prints first comes after its trap; each turn is a conversation with the guest.
+    while bundle.output("c").is_empty() {
+        bundle.ok(&["exec", "c", "true"]);
+    }
+    bundle.ok(&["kill", "c", "TERM"]);
+    assert_eq!(reap(pid), 9);
+    assert_eq!(bundle.output("c"), "started\nasked\n");
+    let state = bundle.ok(&["state", "c"]);
+    assert!(state.contains("\"status\": \"stopped\"") && state.contains("\"pid\": 0"), "{state}");
+    assert!(state.contains("\"exitStatus\": 9"), "its status is kept: {state}");
+    bundle.mote(&["kill", "c", "KILL"]).assert_refused(1, "container not running");
+    bundle.ok(&["kill", "--all", "c", "9"]);
+    bundle.mote(&["start", "c"]).assert_refused(1, "cannot start a container that has stopped");
+    bundle.mote(&["exec", "c", "true"]).assert_refused(255, "cannot exec in a stopped container");
+    bundle.ok(&["delete", "c"]);
+    bundle.mote(&["state", "c"]).assert_refused(1, "container does not exist");
+    bundle.mote(&["delete", "c"]).assert_refused(1, "container does not exist");
+    bundle.ok(&["delete", "--force", "c"]);
+    assert!(fs::read_dir(bundle.path("state")).unwrap().next().is_none());
+    drop(bundle);
+    before.check();
+}
+
+#[test]
+fn exec_has_streams_and_a_status_of_its_own() {
+    adopt_orphans();
+    let bundle = Bundle::new("exec sleep 1000");
+    let pid = bundle.create("c");
+    bundle.ok(&["start", "c"]);
+    let output = run(
+        &mut bundle.command(&[
+            "exec",
+            "-e",
+            "A=b",
+            "--cwd",
+            "/tmp",
+            "--user",
+            "5:6",
+            "c",
+            "sh",
+            "-c",
+            "cat; echo $A $PWD $(id -u):$(id -g); echo problem >&2; exit 7",
+        ]),
+        b"input\n",
+    );
+    assert_eq!(output.status, 7, "{output:?}");
+    assert_eq!(output.text(), "input\nb /tmp 5:6\n");
+    assert_eq!(output.stderr, "problem\n");
+    // Flags end where the command begins.
+    assert_eq!(bundle.ok(&["exec", "c", "echo", "--detach", "-t"]), "--detach -t\n");
+    bundle.mote(&["exec", "c", "nope"]).assert_refused(255, "executable file not found in $PATH");
+    bundle.mote(&["exec", "c", "/bin/nope"]).assert_refused(255, "stat /bin/nope: no such file or directory");
+    assert_eq!(bundle.mote(&["exec", "c", "sh", "-c", "kill -KILL $$"]).status, 128 + 9);
+
+    // Detached: a process stands for it, and ends with its status after its output.
+    let pid_file = text(&bundle.path("exec.pid"));
+    let mut child = bundle
+        .command(&["exec", "--detach", "--pid-file", &pid_file, "c", "sh", "-c", "echo late; exit 5"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let late = collect(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    let relay = bundle.pid("exec.pid");
+    assert_eq!(received(&late), b"late\n");
+    assert_eq!(reap(relay), 5);
+
+    // Many at once, one of which nobody reads from.
+    let mut stuck = bundle.command(&["exec", "c", "yes"]).stdout(Stdio::piped()).spawn().unwrap();
+    let several: Vec<_> = (0..8)
+        .map(|number| {
+            let script = format!("echo {number}; exit {number}");
+            bundle.command(&["exec", "c", "sh", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for (number, child) in several.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), i32::try_from(number).ok());
+        assert_eq!(output.stdout, format!("{number}\n").into_bytes());
+    }
+    // Whoever kills what stands for it ends it.
+    stuck.kill().unwrap();
+    stuck.wait().unwrap();
+    bundle.ok(&["delete", "--force", "c"]);
+    assert_eq!(reap(pid), 128 + 9);
+}
+
+#[test]
+fn pause_update_events_and_ps() {
+    adopt_orphans();
+    let bundle = Bundle::new("exec sleep 1000");
+    let pid = bundle.create("c");
+    bundle.mote(&["pause", "c"]).assert_refused(1, "container not running");
+    bundle.ok(&["start", "c"]);
+    bundle.mote(&["resume", "c"]).assert_refused(1, "container not paused");
+    bundle.ok(&["pause", "c"]);
+    assert_eq!(bundle.status("c"), "paused");
+    bundle
+        .mote(&["exec", "c", "true"])
+        .assert_refused(255, "cannot exec in a paused container (use --ignore-paused to override)");
+    bundle.ok(&["resume", "c"]);
+    assert_eq!(bundle.status("c"), "running");
+
+    // Flags may stand after the id.
+    bundle.ok(&["update", "c", "--pids-limit", "42", "--memory=50M"]);
+    let limits = bundle.ok(&["exec", "c", "cat", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/memory.max"]);
+    assert_eq!(limits, format!("42\n{}\n", 50 << 20));
+    let output = run(&mut bundle.command(&["update", "-r", "-", "c"]), br#"{"pids":{"limit":43}}"#);
+    assert_eq!(output.status, 0, "{output:?}");
+    let stats = bundle.ok(&["events", "--stats", "c"]);
+    assert!(stats.starts_with("{\"") && stats.contains("\"limit\":43") && stats.ends_with("}\n"), "{stats}");
+    assert!(stats.contains("\"sandbox\":{") && stats.contains(&format!("\"pid\":{pid}")), "{stats}");
+
+    assert_eq!(bundle.ok(&["ps", "--format", "json", "c"]), format!("[{pid}]\n"));
+    let table = bundle.ok(&["ps", "c"]);
+    assert!(table.starts_with("UID") && table.contains("sleep 1000"), "{table}");
+    bundle.ok(&["delete", "--force", "c"]);
+    assert_eq!(reap(pid), 128 + 9);
+}
+
+#[test]
+fn hooks_are_told_and_can_refuse() {
+    adopt_orphans();
+    let before = Leftovers::before();
+    let bundle = Bundle::new("exit 0");
+    let log = bundle.path("hooks");
+    let hook = |name: &str| {
+        format!(
+            r#""{name}": [{{"path": "/bin/sh", "args": ["sh", "-c", "(echo {name}; cat; echo) >> {}"]}}]"#,
+            log.display()
+        )
+    };
+    let kinds = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let hooks: Vec<_> = kinds.iter().map(|name| hook(name)).collect();
+    bundle.edit("{", &format!("{{\"hooks\": {{ {} }},", hooks.join(",")));
+    let pid = bundle.create("c");
+    bundle.ok(&["start", "c"]);
+    assert_eq!(reap(pid), 0);
+    bundle.ok(&["delete", "c"]);
+    let told = fs::read_to_string(&log).unwrap();
+    let lines: Vec<_> = told.lines().collect();
+    let names: Vec<_> = lines.iter().step_by(2).copied().collect();
+    assert_eq!(names, kinds);
+    for (state, word) in
+        lines.iter().skip(1).step_by(2).zip(["creating", "creating", "creating", "running", "stopped"])
+    {
+        assert!(
+            state.contains(&format!("\"status\":\"{word}\"")) && state.contains("\"id\":\"c\""),
+            "{state}"
+        );
+    }
+
+    // One that fails undoes the create, and the last hooks still learn of it.
+    fs::remove_file(&log).unwrap();
+    bundle.edit("echo createContainer; cat; echo)", "exit 3)");
+    let (status, said) = bundle.create_with("c", &[]);
+    assert_eq!(status, 1);
+    assert!(said.contains("error running createContainer hook #0: exit status 3"), "{said}");
+    let told = fs::read_to_string(&log).unwrap();
+    let names: Vec<_> = told.lines().step_by(2).collect();
+    assert_eq!(names, ["prestart", "createRuntime", "poststop"]);
+    assert!(fs::read_dir(bundle.path("state")).unwrap().next().is_none());
+    drop(bundle);
+    before.check();
+}
+
+#[test]
+fn what_is_asked_wrongly_is_refused_as_runc_does() {
+    let bundle = Bundle::new("exit 0");
+    let folder = text(&bundle.path(""));
+    for id in ["a/b", "..", ".", "a b", ""] {
+        bundle.mote(&["create", "--bundle", &folder, id]).assert_refused(1, "invalid container ID format");
+    }
+    bundle.mote(&["create", "--bundle", "/nowhere", "c"]).assert_refused(1, "/nowhere");
+    let usage = |arguments: &[&str], words: &str| {
+        let output = bundle.mote(arguments);
+        assert_eq!(output.status, 1, "{output:?}");
+        assert!(output.text().starts_with("Incorrect Usage."), "{output:?}");
+        assert!(output.stderr.contains(words), "{output:?}");
+    };
+    usage(&["create"], "\"create\" requires exactly 1 argument(s)");
+    usage(&["start", "a", "b"], "\"start\" requires exactly 1 argument(s)");
+    usage(&["state"], "\"state\" requires exactly 1 argument(s)");
+    let output = bundle.mote(&["frobnicate"]);
+    assert_eq!((output.status, output.stderr.as_str()), (3, "No help topic for 'frobnicate'\n"));
+    assert_eq!(bundle.mote(&["create", "--no-such-flag", "c"]).status, 1);
+    for verb in ["start", "state", "pause", "resume", "kill", "ps"] {
+        bundle.mote(&[verb, "unknown"]).assert_refused(1, "container does not exist");
+    }
+    bundle.mote(&["kill", "unknown", "BADSIG"]).assert_refused(1, "unknown signal \\\"BADSIG\\\"");
+    bundle.mote(&["checkpoint", "c"]).assert_refused(1, "not there yet");
+    bundle
+        .mote(&["create", "--bundle", &folder, "--console-socket", "/nowhere", "c"])
+        .assert_refused(1, "cannot use console socket");
+    let (status, said) = bundle.create_with("c", &["--pid-file", "/nowhere/pid"]);
+    assert_eq!(status, 1);
+    assert!(said.contains("/nowhere/pid"), "{said}");
+    assert!(fs::read_dir(bundle.path("state")).unwrap().next().is_none(), "what failed was undone");
+
+    // With a log file, the error is there for programs, and on standard error for people.
+    let log = text(&bundle.path("log.json"));
+    let output = bundle.mote(&["--log", &log, "--log-format", "json", "state", "unknown"]);
+    assert_eq!((output.status, output.stderr.as_str()), (1, "container does not exist\n"));
+    let line = fs::read_to_string(&log).unwrap();
+    assert!(
+        line.contains("\"level\":\"error\"") && line.contains("\"msg\":\"container does not exist\""),
+        "{line}"
+    );
+}

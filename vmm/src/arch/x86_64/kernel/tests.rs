@@ -1,0 +1,135 @@
+use std::{cell::RefCell, io::Write};
+
+use vm_memory::GuestMemoryMmap;
+
+use super::*;
+
+const RAM: usize = 32 << 20;
+const TEXT: u64 = HOT_END;
+
+/// Writes down what it was asked to map; refuses, if it is told so.
+#[derive(Default)]
+struct Mapper {
+    mapped: RefCell<Vec<(u64, u64, u64)>>,
+    refuses: bool,
+}
+
+impl MapFile for Mapper {
+    fn map_file(&self, _: &File, offset: u64, address: u64, len: u64) -> std::io::Result<()> {
+        if self.refuses {
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
+        self.mapped.borrow_mut().push((offset, address, len));
+        Ok(())
+    }
+}
+
+/// A program header: type, flags, offset, address, bytes in the file, bytes in memory.
+struct Segment(u32, u32, u64, u64, u64, u64);
+
+const fn load(flags: u32, offset: u64, address: u64, len: u64, room: u64) -> Segment {
+    Segment(1, flags, offset, address, len, room)
+}
+
+/// An ELF file with these segments, `size` bytes long, whose byte at `i` is `i / 256` where no header is.
+fn kernel(segments: &[Segment], entry: u64, size: usize) -> File {
+    let mut bytes: Vec<u8> = (0..size).map(|i| u8::try_from((i >> 8) & 0xff).unwrap()).collect();
+    let mut header = elf::Elf64_Ehdr {
+        e_machine: ELF_MACHINE_X86_64,
+        e_entry: entry,
+        e_phoff: 64,
+        e_phnum: segments.len().try_into().unwrap(),
+        ..Default::default()
+    };
+    header.e_ident[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    bytes[..64].copy_from_slice(header.as_slice());
+    for (slot, segment) in bytes[64..].chunks_mut(56).zip(segments) {
+        let &Segment(p_type, p_flags, p_offset, p_paddr, p_filesz, p_memsz) = segment;
+        let header =
+            elf::Elf64_Phdr { p_type, p_flags, p_offset, p_paddr, p_filesz, p_memsz, ..Default::default() };
+        slot.copy_from_slice(header.as_slice());
+    }
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    file
+}
+
+fn refused(segments: &[Segment], entry: u64) -> String {
+    check_kernel(&mut kernel(segments, entry, 0x4000), Path::new("k")).unwrap_err().to_string()
+}
+
+fn loaded(mapper: &Mapper, segments: &[Segment]) -> Memory {
+    let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+    let mut file = kernel(segments, TEXT, 0x6000);
+    let entry = super::load(&memory, mapper, &mut file, Path::new("k"), b"initrd", "a=b", 1).unwrap();
+    assert_eq!(entry, GuestAddress(TEXT));
+    memory
+}
+
+fn byte(memory: &Memory, address: u64) -> u8 {
+    memory.read_obj(GuestAddress(address)).unwrap()
+}
+
+#[test]
+fn maps_whole_pages_of_text_and_copies_the_rest() {
+    let mapper = Mapper::default();
+    let memory = loaded(
+        &mapper,
+        &[load(5, 0x1000, TEXT, 0x2010, 0x2010), load(6, 0x4000, TEXT + 0x10_0000, 0x1001, 0x9000)],
+    );
+    assert_eq!(*mapper.mapped.borrow(), [(0x1000, TEXT, 0x2000)]);
+    assert_eq!(byte(&memory, TEXT + 0x1fff), 0, "left to the mapping");
+    assert_eq!(byte(&memory, TEXT + 0x200f), 0x30, "the rest of the last page is copied");
+    assert_eq!(byte(&memory, TEXT + 0x2010), 0, "and nothing of the file behind it");
+    assert_eq!(byte(&memory, TEXT + 0x10_1000), 0x50, "what is writable is copied");
+    assert_eq!(byte(&memory, TEXT + 0x10_1001), 0);
+}
+
+#[test]
+fn copies_what_every_boot_runs() {
+    let mapper = Mapper::default();
+    let start = HOT_END - 0x1000;
+    let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+    let mut file = kernel(&[load(5, 0x1000, start, 0x3001, 0x3001)], start, 0x6000);
+    super::load(&memory, &mapper, &mut file, Path::new("k"), b"i", "", 1).unwrap();
+    assert_eq!(*mapper.mapped.borrow(), [(0x2000, HOT_END, 0x2000)]);
+    let bytes = [start, start + 0xfff, HOT_END, start + 0x3000].map(|address| byte(&memory, address));
+    assert_eq!(bytes, [0x10, 0x1f, 0, 0x40]);
+}
+
+#[test]
+fn copies_what_cannot_be_mapped() {
+    let refuses = Mapper { refuses: true, ..Default::default() };
+    let memory = loaded(&refuses, &[load(5, 0x1000, TEXT, 0x3000, 0x3000)]);
+    assert_eq!((byte(&memory, TEXT), byte(&memory, TEXT + 0x2fff)), (0x10, 0x3f));
+    // Not at a page's start in the file.
+    let mapper = Mapper::default();
+    let memory = loaded(&mapper, &[load(5, 0x1100, TEXT, 0x3000, 0x3000)]);
+    assert_eq!((byte(&memory, TEXT), byte(&memory, TEXT + 0x2fff)), (0x11, 0x40));
+    assert!(mapper.mapped.borrow().is_empty());
+}
+
+#[test]
+fn refuses_headers_that_make_no_sense() {
+    let good = load(5, 0x1000, TEXT, 0x1000, 0x1000);
+    assert!(refused(&[load(5, 0x1000, TEXT, 0x4000, 0x4000)], TEXT).contains("truncated"));
+    assert!(refused(&[load(5, u64::MAX, TEXT, 0x1000, 0x1000)], TEXT).contains("truncated"));
+    assert!(refused(&[load(5, 0, TEXT, 0, 0x1000)], TEXT).contains("nothing to load"));
+    assert!(refused(&[load(5, 0x1000, 0xf000, 0x1000, 0x1000)], 0xf000).contains("below 1 MiB"));
+    assert!(refused(&[good, load(6, 0x1000, TEXT + 0xfff, 1, 1)], TEXT).contains("overlap"));
+    let good = load(5, 0x1000, TEXT, 0x1000, 0x1000);
+    assert!(refused(&[good, load(6, 0x1000, u64::MAX, 1, 2)], TEXT).contains("beyond all memory"));
+    let good = load(5, 0x1000, TEXT, 0x1000, 0x1000);
+    assert!(refused(&[good], TEXT + 0x1000).contains("entry point"));
+}
+
+#[test]
+fn a_kernel_too_large_for_the_memory_does_not_fit() {
+    let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
+    let end = RAM as u64;
+    for room in [end - TEXT, end - TEXT + 1, 1 << 40] {
+        let mut file = kernel(&[load(6, 0x1000, TEXT, 0x1000, room)], TEXT, 0x4000);
+        let result = super::load(&memory, &Mapper::default(), &mut file, Path::new("k"), b"i", "", 1);
+        assert!(matches!(result, Err(Error::DoesNotFit)), "{room:#x}: {result:?}");
+    }
+}
