@@ -124,9 +124,12 @@ const READ: i32 = 2;
 const WRITE: i32 = 4;
 const EVERYTHING: i32 = MAKE | READ | WRITE;
 
+/// Kind, major and minor number, what may be done; without a number, any.
+type Devices = (Option<i32>, Option<i32>, Option<i32>, i32);
+
 /// The devices that containers use whatever their rules say, after those of the configuration: making any node is allowed, it is no use
 /// without the right to open it.
-const ALWAYS: [(Option<i32>, Option<i32>, Option<i32>, i32); 12] = [
+const ALWAYS: [Devices; 12] = [
     (Some(KIND_CHARACTER), None, None, MAKE),
     (Some(KIND_BLOCK), None, None, MAKE),
     (Some(KIND_CHARACTER), Some(1), Some(3), EVERYTHING),

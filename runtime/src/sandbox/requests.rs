@@ -181,7 +181,9 @@ impl Supervisor<'_> {
             Stage::Starting | Stage::Ended(_) => return Err(not_running()),
             // Only asks whether there is somebody.
             _ if signal == 0 => {
-                client.map(|client| self.clients.answer(client, &Answer::Done));
+                if let Some(client) = client {
+                    self.clients.answer(client, &Answer::Done);
+                }
                 return Ok(());
             }
             Stage::Created | Stage::Going | Stage::Running => {}
@@ -190,7 +192,9 @@ impl Supervisor<'_> {
             // The guest has not even said that it heard the last one: it is not asked again.
             init.stage = Stage::Ended(128 + SIGKILL);
             self.vm.stop();
-            client.map(|client| self.clients.answer(client, &Answer::Done));
+            if let Some(client) = client {
+                self.clients.answer(client, &Answer::Done);
+            }
             return Ok(());
         }
         let request = mote_protocol::Signal { process: INIT, signal };

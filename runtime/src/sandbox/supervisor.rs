@@ -267,7 +267,9 @@ impl<'a> Supervisor<'a> {
                 Ok(())
             }
             (Heard::Done, Some(Pending::Kill(client))) => {
-                client.map(|client| self.clients.answer(client, &Answer::Done));
+                if let Some(client) = client {
+                    self.clients.answer(client, &Answer::Done);
+                }
                 Ok(())
             }
             (Heard::Done, Some(Pending::Other(client))) => {
@@ -392,7 +394,9 @@ impl<'a> Supervisor<'a> {
         }
         if let Some(process) = self.processes.remove(id) {
             self.streams.withdraw(&process.streams);
-            process.client.map(|client| self.clients.answer(client, &Answer::Failed(*error.0)));
+            if let Some(client) = process.client {
+                self.clients.answer(client, &Answer::Failed(*error.0));
+            }
         }
         Ok(())
     }

@@ -149,7 +149,7 @@ mod tests {
 
     /// Runs a program as the kernel does.
     fn run(program: &[sock_filter], number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
-        let mut data = vec![0; 64];
+        let mut data = [0; 64];
         data[..4].copy_from_slice(&number.to_le_bytes());
         data[4..8].copy_from_slice(&arch.to_le_bytes());
         for (index, argument) in arguments.iter().enumerate() {
