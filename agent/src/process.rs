@@ -1,6 +1,6 @@
 //! One process: from the fork to the event that says how it ended.
 
-use mote_protocol::{Created, ErrorCode, Event, ExitStatus, Exited, Failed, ProcessId, Started};
+use mote_protocol::{Created, ErrorCode, Event, ExitStatus, Exited, Failed, Header, ProcessId, Started};
 use rustix::{
     event::epoll::{self, EventFlags},
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -207,7 +207,9 @@ impl Process {
                     self.stage = Stage::Created { status };
                 }
             }
-            Ok(Word::Failed(frame)) => {
+            Ok(Word::Failed(mut frame)) => {
+                // The child knows the request that it was started for; behind its gate, another one is to be answered.
+                answer(&mut frame, request);
                 outbox.push_frame(&frame);
                 self.fail(epoll);
             }
@@ -267,6 +269,13 @@ impl Process {
             self.close(epoll, links::INPUT);
             self.close(epoll, links::KEYBOARD);
         }
+    }
+}
+
+/// Makes a frame the answer to `request`.
+fn answer(frame: &mut [u8], request: u32) {
+    if let Some(head) = frame.first_chunk_mut() {
+        *head = Header { id: request, ..Header::from_bytes(*head) }.to_bytes();
     }
 }
 

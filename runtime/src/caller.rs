@@ -90,13 +90,14 @@ fn run_inner(
     };
     let _ = lifeline::send(&mut &lifeline, &Limited)
         .and_then(|()| lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }));
+    // From now on somebody removes it, whoever is killed.
+    if let Some(cgroup) = cgroup {
+        cgroup.remove_after(child.id());
+    }
     let report = supervise(&mut child, &mut lifeline, &signals)?;
     drop(restore);
     match report {
         Some(report) => {
-            if let Some(cgroup) = cgroup {
-                cgroup.remove_after(child.id());
-            }
             *leaving = Some(child);
             timeline.marks.extend(report.timeline.marks);
             report.result.map_err(|failure| Error(Box::new(failure)))

@@ -1,8 +1,8 @@
 //! The cgroup of a sandbox: what it may use of the host, however the guest behaves.
 //!
-//! The caller makes it, moves the sandbox process in while that sets up its VM, and removes it afterwards. (To be born in it would make
+//! The caller makes it, moves the sandbox process in while that sets up its VM, and leaves a process behind that removes it afterwards. (To be born in it would make
 //! the VM wait: KVM moves its own threads to where the process is, which takes grace periods of the host's kernel. So both moves wait for
-//! the same one.) If the caller is killed, nobody is there to remove it: then the next one does, by its name, whose caller is gone.
+//! the same one.) Should that process be killed, the next caller removes it, by its name, whose caller is gone.
 //!
 //! Cgroups v2 have one tree for everything. Version 1 has one for each controller, and the process is moved into each.
 

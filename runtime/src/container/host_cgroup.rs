@@ -7,10 +7,14 @@
 use std::{
     fs,
     io::{self, Write},
+    os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
 
-use nix::errno::Errno;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use serde::{Deserialize, Serialize};
 
 use super::identity;
@@ -23,6 +27,9 @@ const CPUSET_FILES: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
 /// How often a cgroup that is not empty is emptied: what is killed may have started something just before.
 const MAX_ROUNDS: u32 = 16;
+
+/// How long the last processes of a cgroup may take to go, in milliseconds: longer than taking a large VM apart takes.
+const EMPTY_TIMEOUT_MS: u16 = 10_000;
 
 /// Bounds for a sandbox.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,6 +165,16 @@ impl HostCgroup {
 
     /// Removes it, with whatever is left of a sandbox in it.
     pub(super) fn remove(&self) {
+        // Version 2 tells when the last process, also one that is on its way out and not listed any more, has gone from all of them.
+        if let Some(folder) = self.folders.iter().find(|folder| matches!(folder.hierarchy, Hierarchy::V2)) {
+            pids(&folder.path)
+                .into_iter()
+                .filter_map(|pid| identity::Identity::of(pid).ok())
+                .for_each(|p| p.kill());
+            if let Err(error) = wait_until_empty(&folder.path.join("cgroup.events")) {
+                tracing::debug!("cgroup {}: {error}", folder.path.display());
+            }
+        }
         for folder in &self.folders {
             for _ in 0..MAX_ROUNDS {
                 match fs::remove_dir(&folder.path) {
@@ -295,6 +312,22 @@ fn limit(path: &Path, hierarchy: &Hierarchy, limits: &Limits) -> io::Result<()> 
             set("cpu.cfs_quota_us", quota.to_string())
         }
         None => Ok(()),
+    }
+}
+
+/// Waits until a version 2 cgroup has no processes: not longer than it takes the host's kernel to take a VM apart.
+fn wait_until_empty(events: &Path) -> io::Result<()> {
+    let file = fs::File::open(events)?;
+    let timeout = PollTimeout::from(EMPTY_TIMEOUT_MS);
+    loop {
+        let mut text = [0; 256];
+        let len = file.read_at(&mut text, 0)?;
+        if text[..len].windows(11).any(|word| word == b"populated 0") {
+            return Ok(());
+        }
+        if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
     }
 }
 

@@ -15,11 +15,11 @@ use mote_vmm::{
     virtio::{
         Device,
         block::Block,
-        vsock::{Endpoint, Ports, Vsock},
+        vsock::{Endpoint, Vsock},
     },
 };
 
-use super::streams::{Endpoints, Ends};
+use super::streams::{Endpoints, Ends, Streams};
 use crate::{
     Error,
     agent::Agent,
@@ -42,7 +42,7 @@ pub(super) struct Booted {
     pub(super) vm: Box<dyn Vm>,
     pub(super) log: KernelLog,
     pub(super) agent: Agent,
-    pub(super) ports: Ports,
+    pub(super) streams: Streams,
     pub(super) milestones: Arc<Mutex<Timeline>>,
 }
 
@@ -78,6 +78,7 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
     ours.set_nonblocking(true).map_err(host("set up a socket"))?;
     ports.accept_once(CONTROL_PORT, Endpoint::socket(theirs));
     let endpoints = ends.ready();
+    let streams = Streams::new(ports)?;
 
     let mut devices: Vec<Box<dyn Device>> = vec![Box::new(vsock)];
     devices.extend(rootfs.map(|device| Box::new(device) as Box<dyn Device>));
@@ -102,7 +103,7 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
         seccomp: machine.seccomp.into(),
         before_entry: before_entry(order, lifeline)?,
     })?;
-    Ok((Booted { vm, log, agent: Agent::new(ours), ports, milestones }, endpoints))
+    Ok((Booted { vm, log, agent: Agent::new(ours), streams, milestones }, endpoints))
 }
 
 /// What this thread does when all is ready: waits until its caller has set its limits, and gives up what only the start needed. A

@@ -118,7 +118,7 @@ impl<'a> Supervisor<'a> {
             log: booted.log,
             agent: booted.agent,
             milestones: booted.milestones,
-            streams: Streams::new(booted.ports)?,
+            streams: booted.streams,
             processes: Processes::default(),
             pending: BTreeMap::new(),
             clients: Clients::new(outside.control).map_err(host("serve the control socket"))?,
