@@ -128,28 +128,40 @@ impl Cgroup {
         self.folders.iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
     }
 
-    /// Removes it as soon as the process in it is gone, and does not wait for that: a child is left behind that does. The caller
+    /// Removes it as soon as the process in it is gone, and does not wait for that: a process is left behind that does. The caller
     /// must have one thread, and not have waited for the process.
     pub(crate) fn remove_after(self, pid: u32) {
         // SAFETY: the child makes system calls and frees nothing that others have; there is one thread, so no lock is held.
         match unsafe { nix::unistd::fork() } {
             Ok(ForkResult::Child) => {
-                let gone = self.wait_for(pid);
-                if gone.is_ok() {
+                // Nobody's child and in nobody's session: neither waited for, nor killed with the caller's group.
+                let _ = nix::unistd::setsid();
+                // SAFETY: as above.
+                if let Ok(ForkResult::Child) = unsafe { nix::unistd::fork() }
+                    && self.wait_for(pid).is_ok()
+                {
                     drop(self);
                 }
                 // SAFETY: ends the process without anything of the parent's being done twice.
                 unsafe { libc::_exit(0) }
             }
+            Ok(ForkResult::Parent { child }) => {
+                let _ = nix::sys::wait::waitpid(child, None);
+                std::mem::forget(self);
+            }
             // The next sandbox removes it.
-            Ok(ForkResult::Parent { .. }) | Err(_) => std::mem::forget(self),
+            Err(_) => std::mem::forget(self),
         }
     }
 
     /// What the child that is left behind does first: lets go of everything else, and waits.
     fn wait_for(&self, pid: u32) -> nix::Result<()> {
         // SAFETY: makes a new descriptor; touches no memory.
-        let pidfd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+        let pidfd = match Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }) {
+            // Its end was faster than this.
+            Err(Errno::ESRCH) => return Ok(()),
+            pidfd => pidfd?,
+        };
         let pidfd = RawFd::try_from(pidfd).map_err(|_| Errno::EBADF)?;
         // Nobody who waits for the end of a stream or of a lifeline waits for this process.
         for (first, last) in

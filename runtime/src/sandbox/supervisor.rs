@@ -247,7 +247,7 @@ impl<'a> Supervisor<'a> {
         let pending = self.pending.remove(&id);
         match (event, pending) {
             (Heard::Hello(hello), None) if !self.ready => self.greet(hello),
-            (Heard::Exited(process, status, at), _) => {
+            (Heard::Exited(process, status, at), _) if self.ready => {
                 self.exited(process, status, at);
                 Ok(())
             }

@@ -207,7 +207,9 @@ fn what_is_asked_wrongly_is_refused_as_runc_does() {
     for id in ["a/b", "..", ".", "a b", ""] {
         bundle.mote(&["create", "--bundle", &folder, id]).assert_refused(1, "invalid container ID format");
     }
-    bundle.mote(&["create", "--bundle", "/nowhere", "c"]).assert_refused(1, "/nowhere");
+    bundle
+        .mote(&["create", "--bundle", "/nowhere", "c"])
+        .assert_refused(1, "JSON specification file config.json not found");
     let usage = |arguments: &[&str], words: &str| {
         let output = bundle.mote(arguments);
         assert_eq!(output.status, 1, "{output:?}");

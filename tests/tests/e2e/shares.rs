@@ -181,7 +181,7 @@ fn what_the_host_changes_is_seen_at_once() {
     let script = "cd /folder; show() { cat file 2>&1; ls -1 inner | tr '\\n' ' '; cat inner/kept 2>&1; }; \
                   show; while read -r line; do show; done";
     let mut guest = Dialogue::new(with_folder(folder.path(), ""), script);
-    let mut shown = |guest: &mut Dialogue| (guest.hear(), guest.hear());
+    let shown = |guest: &mut Dialogue| (guest.hear(), guest.hear());
     assert_eq!(shown(&mut guest), ("one".into(), "kept kept".into()));
     // In place, with the same length.
     fs::write(at("file"), "two\n").unwrap();
