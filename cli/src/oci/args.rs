@@ -63,10 +63,10 @@ pub(crate) struct Anything {
 #[derive(Debug, Args)]
 pub(crate) struct Creation {
     /// Send the other end of the container's terminal to this Unix socket.
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", overrides_with = "console_socket")]
     pub(crate) console_socket: Option<PathBuf>,
     /// Write the process id of the sandbox to FILE.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "pid_file")]
     pub(crate) pid_file: Option<PathBuf>,
     /// Accepted for compatibility: a VM has a root of its own.
     #[arg(long, hide = true)]
@@ -114,7 +114,7 @@ pub(crate) struct DeleteFlags {
 #[derive(Debug, Args)]
 pub(crate) struct ExecFlags {
     /// Send the other end of the process's terminal to this Unix socket.
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", overrides_with = "console_socket")]
     pub(crate) console_socket: Option<PathBuf>,
     /// The folder in which the process starts.
     #[arg(long, value_name = "FOLDER")]
@@ -138,7 +138,7 @@ pub(crate) struct ExecFlags {
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// Write the process id of the process that stands for it to FILE.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", overrides_with = "pid_file")]
     pub(crate) pid_file: Option<PathBuf>,
     /// The SELinux label.
     #[arg(long, value_name = "LABEL")]

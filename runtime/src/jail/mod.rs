@@ -229,6 +229,11 @@ impl Jail {
         Ok(file)
     }
 
+    /// Whether another program is started in it, which has the limits that the process has then.
+    pub(crate) fn starts_a_program(&self) -> bool {
+        matches!(self.root, Root::Program { .. })
+    }
+
     /// Puts up all layers around the calling process. It must have one thread.
     ///
     /// # Errors

@@ -67,6 +67,7 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
         Rootfs::Share(_) => None,
     };
     let shares = shares::device(machine)?;
+    let limited_first = jail.starts_a_program();
     if !order.container {
         jail.serve_files(&machine.shares).map_err(host("open what is shared"))?;
         // All that is ever needed is open, and there is one thread.
@@ -86,6 +87,9 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
 
     let milestones = Arc::new(Mutex::new(Timeline::default()));
     let reached = Arc::clone(&milestones);
+    if limited_first && !order.container {
+        wait_for_limits(lifeline)?;
+    }
     let vm = hypervisor.start(Config {
         vcpus: machine.vcpus,
         memory: machine.memory,
@@ -101,24 +105,31 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
             timeline.add(Mark::from(milestone), instant_ns(at));
         }),
         seccomp: machine.seccomp.into(),
-        before_entry: before_entry(order, lifeline)?,
+        before_entry: before_entry(order, lifeline, !limited_first)?,
     })?;
     Ok((Booted { vm, log, agent: Agent::new(ours), streams, milestones }, endpoints))
 }
 
 /// What this thread does when all is ready: waits until its caller has set its limits, and gives up what only the start needed. A
 /// container's limits were set before, and its supervisor goes on making streams and opening files for those who come later.
-fn before_entry(order: &Order, lifeline: &UnixStream) -> Result<BeforeEntry, Error> {
+fn before_entry(order: &Order, lifeline: &UnixStream, wait: bool) -> Result<BeforeEntry, Error> {
     if order.container {
         return Ok(Box::new(|| Ok(())));
     }
     let caller = lifeline.try_clone().map_err(host("keep the lifeline"))?;
     let filter = Filter::compile(&SUPERVISOR, order.machine.seccomp.into()).map_err(mote_vmm::Error::from)?;
     Ok(Box::new(move || {
-        let waited = lifeline::receive::<Limited>(&mut &caller);
-        waited.map_err(|error| mote_vmm::Error::Host("learn its limits from the caller", error))?;
+        if wait {
+            wait_for_limits(&caller)?;
+        }
         Ok(filter.install()?)
     }))
+}
+
+/// Waits until the caller has set the limits of this process. What is started before does not have them.
+fn wait_for_limits(mut caller: &UnixStream) -> Result<(), mote_vmm::Error> {
+    let waited = lifeline::receive::<Limited>(&mut caller);
+    waited.map(drop).map_err(|error| mote_vmm::Error::Host("learn its limits from the caller", error))
 }
 
 /// An initial ramdisk of the user's, kept for as long as the process lives, as the embedded one is.

@@ -14,6 +14,8 @@ use super::layout;
 /// A kernel that can run on several processors starts with lock prefixes everywhere and, with one processor, takes them out, one by
 /// one: `noreplace-smp` leaves them, which costs less than it saves.
 ///
+/// Without `random.trust_cpu`, a kernel with several processors waits for randomness that a machine without devices hardly has.
+///
 /// `initcall_blacklist` leaves out of sysfs what only debuggers of the kernel read: the statistics of its allocator
 /// (`/sys/kernel/slab`) and the parameters of what is built in (`/sys/module/*/parameters`), 4000 files together.
 pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
@@ -21,7 +23,8 @@ pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
     let locks = if vcpus == 1 { " noreplace-smp" } else { "" };
     format!(
         "loglevel={loglevel} earlyprintk=serial,0x3f8,115200,keep reboot=t panic=-1 no_timer_check tsc=reliable \
-         rcupdate.rcu_expedited=1 initcall_blacklist=slab_late_init,param_sysfs_builtin_init{locks}"
+         rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests \
+         initcall_blacklist=slab_late_init,param_sysfs_builtin_init{locks}"
     )
 }
 
