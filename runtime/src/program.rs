@@ -442,7 +442,8 @@ mod tests {
         assert!(with(|p| p.arguments.push(b"a\0b".to_vec())).contains("NUL"));
         assert!(with(|p| p.environment = vec![b"A=1".to_vec(); 5000]).contains("4096"));
         assert!(with(|p| p.environment = vec![vec![b'x'; 600 << 10]]).contains("too long"));
-        assert!(with(|p| p.groups = vec![1; 65]).contains("64 groups"));
+        let many = format!("{} groups", limits::MAX_GROUPS);
+        assert!(with(|p| p.groups = vec![1; limits::MAX_GROUPS + 1]).contains(&many));
         assert!(with(|p| p.directory = b"relative".to_vec()).contains("absolute"));
         assert!(with(|p| p.hostname = "x".repeat(65)).contains("64 bytes"));
     }

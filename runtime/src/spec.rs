@@ -127,7 +127,7 @@ pub struct Process {
     pub uid: u32,
     /// Group id in the guest.
     pub gid: u32,
-    /// Further groups, at most 64.
+    /// Further groups, at most [`MAX_GROUPS`](mote_protocol::limits::MAX_GROUPS).
     pub groups: Vec<u32>,
     /// The guest's host name.
     pub hostname: String,
