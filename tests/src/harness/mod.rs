@@ -213,10 +213,11 @@ pub fn process_ended(pid: u32, deadline: Duration) -> bool {
     matches!(nix::poll::poll(&mut poll, timeout), Ok(ready) if ready > 0)
 }
 
-/// The children of a process.
+/// The children of a process that run a program of their own: not the moment's copies of `mote` on their way to be something else.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
-    processes().into_iter().filter(|(_, parent, _)| *parent == pid).map(|(pid, ..)| pid).collect()
+    let others = processes().into_iter().filter(|(_, parent, name)| *parent == pid && name != "mote");
+    others.map(|(pid, ..)| pid).collect()
 }
 
 /// Every process: its id, its parent's, its name.
