@@ -17,16 +17,6 @@ use mote_tests::lab::Lab;
 /// How long the lab may take for all tests, in wall time: far beyond what a busy machine needs.
 const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// Tests that the lab cannot be asked for: part of the name, and why. They run in the other lane, and count as skipped in this one.
-const NOT_IN_THE_LAB: &[(&str, &str)] = &[
-    (
-        "container_death::",
-        "the lab was seen to stand still in them, with every process waiting; the cause is not found",
-    ),
-    ("config::", "a container's guest was seen to stand still in the lab; the cause is not found"),
-    ("shares::", "tens of thousands of files take the lab more than the time of a whole run"),
-];
-
 /// Runs the end-to-end tests in both lanes.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -89,14 +79,6 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(status.success())
 }
 
-/// The tests whose names have this part.
-fn named(tests: &Path, part: &str) -> anyhow::Result<Vec<String>> {
-    let output =
-        Command::new(absolute(tests)?).args(["--list", part]).output().context("cannot list the tests")?;
-    let list = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(list.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
-}
-
 fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
     let lab = Lab::new()?
         .timeout(LAB_LIMIT)
@@ -110,15 +92,6 @@ fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
         .env("MOTE_HYPERVISOR", "kvm");
     let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];
     command.extend(arguments.arguments.iter().cloned());
-    // Whoever names tests gets them.
-    if arguments.arguments.is_empty() {
-        for (name, why) in NOT_IN_THE_LAB {
-            for test in named(&arguments.tests, name)? {
-                println!("skipped in the lab: {test}: {why}");
-            }
-            command.extend(["--skip".into(), (*name).into()]);
-        }
-    }
     let status = lab.run_to(&command, &mut std::io::stdout())?;
     Ok(status == 0)
 }

@@ -1,9 +1,9 @@
 //! L1's kernel: Debian's own, taken from the package archive once per user and kept in a cache folder.
 //!
-//! The cache, `$XDG_CACHE_HOME/mote/lab`, has one folder per package version, named by a hash of it, with `vmlinux` and
-//! `modules/`. `current` points to the one in use and stays there, so that times measured in the lab stay comparable;
-//! remove it to take up the distribution's newest kernel. A folder is filled under another name and then renamed, with
-//! `lock` held: a folder that exists is complete.
+//! The cache, `$XDG_CACHE_HOME/mote/lab`, has one folder per package version, named by a hash of it, with `vmlinux`,
+//! `modules/` and the module of [`repair`]. `current-HASH` points to the one in use and stays there, so that times measured
+//! in the lab stay comparable; remove it to take up the distribution's newest kernel. A folder is filled under another name
+//! and then renamed, with `lock` held: a folder that exists is complete.
 
 use std::collections::hash_map::DefaultHasher;
 use std::env;
@@ -16,14 +16,14 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{Error, Result};
-use super::{payload, tools};
+use super::{payload, repair, tools};
 
 /// The package that depends on the newest kernel of the right kind.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What the name of the kernel's package starts and ends with.
 const PACKAGE: (&str, &str) = ("linux-image-6.1.", "-cloud-amd64");
 /// Goes into the hash: count up when the layout of a cached folder changes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The files of a kernel.
 #[derive(Debug, Clone)]
@@ -32,13 +32,15 @@ pub(crate) struct Kernel {
     pub(crate) vmlinux: PathBuf,
     /// The folder `/lib/modules/VERSION` of its package.
     pub(crate) modules: PathBuf,
+    /// The module that works around QEMU's fault.
+    pub(crate) repair: PathBuf,
 }
 
 impl Kernel {
     /// The cached kernel, which is fetched if there is none.
     pub(crate) fn locate() -> Result<Self> {
         let cache = cache_folder()?;
-        let current = cache.join("current");
+        let current = cache.join(format!("current-{:016x}", hash(&[])));
         if !current.exists() {
             fs::create_dir_all(&cache).map_err(Error::io("make the cache folder", &cache))?;
             let path = cache.join("lock");
@@ -50,8 +52,19 @@ impl Kernel {
                 fetch(&cache, &current)?;
             }
         }
-        Ok(Self { vmlinux: current.join("vmlinux"), modules: current.join("modules") })
+        Ok(Self {
+            vmlinux: current.join("vmlinux"),
+            modules: current.join("modules"),
+            repair: current.join(format!("{}.ko", repair::NAME)),
+        })
     }
+}
+
+/// A number for everything that decides what a cached folder holds.
+fn hash(package: &[&str]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (LAYOUT, repair::SOURCE, package).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn cache_folder() -> Result<PathBuf> {
@@ -76,9 +89,7 @@ fn fetch(cache: &Path, current: &Path) -> Result<()> {
             candidate()?
         }
     };
-    let mut hasher = DefaultHasher::new();
-    (LAYOUT, &package, &version).hash(&mut hasher);
-    let name = format!("{version}-{:016x}", hasher.finish());
+    let name = format!("{version}-{:016x}", hash(&[&package, &version]));
     let folder = cache.join(&name);
     if !folder.exists() {
         eprintln!(
@@ -132,7 +143,7 @@ fn field<'a>(paragraph: &'a str, name: &str) -> Option<&'a str> {
 /// Downloads the package into `work` and makes the folder `work/kernel` of it.
 fn unpack(package: &str, version: &str, work: &Path) -> Result<()> {
     tools::output("apt-get", "apt", &["-q", "download", &format!("{package}={version}")], work, &[])?;
-    let deb = entry(work, |name| name.ends_with(".deb"))?;
+    let deb = entry(work, |name| name.starts_with(package) && name.ends_with(".deb"))?;
     tools::output("dpkg-deb", "dpkg", &["-x", &deb.to_string_lossy(), "tree"], work, &[])?;
     let vmlinuz = entry(&work.join("tree/boot"), |name| name.starts_with("vmlinuz"))?;
     let modules = entry(&work.join("tree/lib/modules"), |_| true)?;
@@ -141,11 +152,15 @@ fn unpack(package: &str, version: &str, work: &Path) -> Result<()> {
     fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
     let vmlinux = folder.join("vmlinux");
     fs::write(&vmlinux, payload::extract(&bytes, &vmlinuz)?).map_err(Error::io("write", &vmlinux))?;
-    fs::rename(&modules, folder.join("modules")).map_err(Error::io("move", &modules))
+    let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    fs::rename(&modules, folder.join("modules")).map_err(Error::io("move", &modules))?;
+    repair::build(&release, version, work)?;
+    let module = format!("{}.ko", repair::NAME);
+    fs::rename(work.join(&module), folder.join(&module)).map_err(Error::io("move", &work.join(&module)))
 }
 
 /// The first entry of `folder` whose name is `wanted`.
-fn entry(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+pub(crate) fn entry(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     for entry in fs::read_dir(folder).map_err(Error::io("read the folder", folder))? {
         let entry = entry.map_err(Error::io("read the folder", folder))?;
         if entry.file_name().to_str().is_some_and(&wanted) {

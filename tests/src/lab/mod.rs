@@ -1,6 +1,6 @@
 //! The lab: boots L1, a whole Linux machine in which `/dev/kvm` is real, and runs one command in it.
 //!
-//! L1 is Debian's unmodified `linux-image-cloud-amd64` 6.1 under QEMU's TCG on `-cpu EPYC,+svm`, so its `kvm_amd`
+//! L1 is Debian's `linux-image-cloud-amd64` 6.1 under QEMU's TCG on `-cpu EPYC,+svm`, so its `kvm_amd`
 //! drives an emulated AMD-V, and a VMM in L1 boots real guests (L2). L1 has a small ramdisk and nothing else: busybox,
 //! the modules, and the files that the caller puts in.
 //!
@@ -8,6 +8,9 @@
 //! `CLOCK_MONOTONIC` counts instructions, whatever the load of the machine, and idle time is skipped. The same run
 //! takes the same time on every machine within a few percent, and a `sleep 1000` in L1 takes no time at all outside.
 //! All CPUs of L1 take turns on one host thread.
+//!
+//! One thing is added to L1's kernel: a module that works around a fault of QEMU's emulation, without which guests with several
+//! vCPUs stop for good now and then (`repair/lab_repair.c`).
 //!
 //! One boot costs some seconds of wall time, so run many things in one lab. Labs share nothing but the read-only kernel
 //! cache: any number may run at once, also from several threads.
@@ -29,6 +32,7 @@ mod machine;
 mod modules;
 mod payload;
 mod programs;
+mod repair;
 mod report;
 mod script;
 mod terminal;
@@ -201,6 +205,8 @@ impl Lab {
         for module in modules::with_dependencies(&self.kernel.modules, wanted)? {
             image.module(&module.name, module.bytes);
         }
+        let repair = fs::read(&self.kernel.repair).map_err(Error::io("read", &self.kernel.repair))?;
+        image.module(repair::NAME, repair);
         for (host, guest) in &self.files {
             image.copy(host, guest)?;
         }
