@@ -15,6 +15,8 @@ use super::{Layers, Network, refused};
 use crate::{Error, error::host};
 
 const MOUNT: &str = "mount namespace";
+/// How often to let other threads run first.
+const PATIENCE: usize = 10_000;
 
 /// Enters namespaces of its own. `false` if this user gets none.
 pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Result<bool, Error> {
@@ -43,9 +45,22 @@ pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Resul
     Ok(true)
 }
 
+/// Waits until joined threads are gone: to be joined comes before the kernel has let go of a thread, and it makes no user namespace for
+/// a process with two. Whoever has a second thread that stays is told so by the kernel.
+fn until_alone() {
+    for _ in 0..PATIENCE {
+        if fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
+            return;
+        }
+        // The thread is on its way out; it needs the processor and nothing else.
+        std::thread::yield_now();
+    }
+}
+
 /// Enters a user namespace with the caller in it, as root. If there are none for him, says why.
 fn user_namespace() -> Result<Option<&'static str>, Error> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
+    until_alone();
     match unshare(CloneFlags::CLONE_NEWUSER) {
         Ok(()) => {}
         Err(Errno::EPERM | Errno::EACCES) => {
