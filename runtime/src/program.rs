@@ -4,6 +4,7 @@
 //! that a Linux userland expects, the user, the folder, and the command. Everything that can be decided is decided here.
 
 mod describe;
+pub(crate) mod processors;
 
 use std::ffi::{CStr, CString};
 
@@ -83,6 +84,7 @@ impl Program {
         let strings = Strings::of(spec)?;
         let mut builder = Builder::new();
         let mut push = |operation: Operation<'_>| builder.push(operation);
+        processors::start(spec.machine.vcpus, &mut push)?;
         root(spec, &strings, &mut push)?;
         surroundings(&strings, &spec.process, &mut push)?;
         Ok(builder.finish())

@@ -1,6 +1,6 @@
 //! Compiles a bundle to programs: one that makes the container and becomes its first process, and one for each further process.
 //!
-//! The order in the first one: the cgroup, while the agent's own view of the guest is still the child's; the root and its mounts; who the
+//! The order in the first one: the processors and the cgroup, while the agent's own view of the guest is still the child's; the root and its mounts; who the
 //! process is; everything that can be wrong with the program to execute; the gate; hooks; the program. With a user namespace, what
 //! only the guest's root may do comes first, and the other namespaces are made inside of it, so that they are its own.
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Error,
-    program::{Builder, Program},
+    program::{Builder, Program, processors},
 };
 
 /// `CLONE_NEW*` of `linux/sched.h`.
@@ -56,6 +56,7 @@ pub fn container(bundle: &Bundle, state: &[u8]) -> Result<Program, Error> {
     let strings = Strings::of(process)?;
     let filter = filter(bundle)?;
     let mut builder = Builder::new();
+    processors::start(bundle.size().vcpus, &mut |operation| builder.push(operation))?;
     mounts::agents_view(&mut builder)?;
     enter_cgroup(bundle, &mut builder)?;
     process::begin(process, &mut builder)?;

@@ -48,7 +48,8 @@ impl Machine {
             kernel,
             kernel_path,
             initrd: mote_runtime::meter_initrd()?,
-            cmdline: String::new(),
+            // The meter does not start them itself.
+            cmdline: format!("maxcpus={}", options.cpus),
             devices: vec![Box::new(vsock), Box::new(disk)],
             log: log.clone(),
             verbose_log: false,

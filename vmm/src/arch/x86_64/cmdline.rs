@@ -11,20 +11,21 @@ use super::layout;
 /// The order counts: the console prints what was logged so far at the moment that it is named, so the level comes first. The
 /// other way round, the kernel's first lines cost 24 ms of exits.
 ///
-/// A kernel that can run on several processors starts with lock prefixes everywhere and, with one processor, takes them out, one by
+/// A kernel that can run on several processors starts with lock prefixes everywhere and, as long as one runs, takes them out, one by
 /// one: `noreplace-smp` leaves them, which costs less than it saves.
 ///
-/// Without `random.trust_cpu`, a kernel with several processors waits for randomness that a machine without devices hardly has.
+/// The others of several processors are started by whom the guest runs first, if he wants them: with `maxcpus=1` the kernel boots with
+/// one. While it boots, each of its waits for all processors costs a time slice of the host's if they share one of the host's.
 ///
 /// `initcall_blacklist` leaves out of sysfs what only debuggers of the kernel read: the statistics of its allocator
 /// (`/sys/kernel/slab`) and the parameters of what is built in (`/sys/module/*/parameters`), 4000 files together.
 pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
     let loglevel = if verbose { 7 } else { 1 };
-    let locks = if vcpus == 1 { " noreplace-smp" } else { "" };
+    let processors = if vcpus == 1 { "" } else { " maxcpus=1" };
     format!(
         "loglevel={loglevel} earlyprintk=serial,0x3f8,115200,keep reboot=t panic=-1 no_timer_check tsc=reliable \
          rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests \
-         initcall_blacklist=slab_late_init,param_sysfs_builtin_init{locks}"
+         initcall_blacklist=slab_late_init,param_sysfs_builtin_init noreplace-smp{processors}"
     )
 }
 
