@@ -71,7 +71,11 @@ impl Milestones {
     }
 
     pub(crate) fn reached(&self, milestone: Milestone) {
-        (self.0)(milestone, Instant::now());
+        self.reached_at(milestone, Instant::now());
+    }
+
+    pub(crate) fn reached_at(&self, milestone: Milestone, at: Instant) {
+        (self.0)(milestone, at);
     }
 }
 
@@ -115,13 +119,13 @@ pub enum Error {
     Host(&'static str, #[source] std::io::Error),
 }
 
-/// Something that runs virtual machines.
+/// Something that runs a virtual machine.
 pub trait Hypervisor {
     /// Starts a VM: returns once its vCPUs are about to run.
     ///
     /// # Errors
     /// Nothing is left behind of a VM that could not be started.
-    fn start(&self, config: Config) -> Result<Box<dyn Vm>, Error>;
+    fn start(self: Box<Self>, config: Config) -> Result<Box<dyn Vm>, Error>;
 }
 
 /// A running virtual machine. Dropping it stops it.

@@ -20,6 +20,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     thread::JoinHandle,
+    time::Instant,
 };
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -41,12 +42,13 @@ use crate::{
 /// The version of KVM's interface; it has not changed since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
-/// The thread that makes the VM does one system call.
-const CREATOR_STACK: usize = 64 * 1024;
-
-/// The KVM hypervisor, open: VMs can be made after files can no longer be opened.
+/// The KVM hypervisor, with a VM that has nothing in it yet: it can be started after files can no longer be opened.
 #[derive(Debug)]
-pub struct Kvm(kvm_ioctls::Kvm);
+pub struct Kvm {
+    kvm: kvm_ioctls::Kvm,
+    vm: VmFd,
+    created: Instant,
+}
 
 /// Adapts an error of KVM's to ours.
 fn failed(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Error {
@@ -58,10 +60,14 @@ fn host(what: &'static str) -> impl Fn(std::io::Error) -> Error {
 }
 
 impl Kvm {
-    /// Opens `/dev/kvm`.
+    /// Opens `/dev/kvm` and makes a VM.
+    ///
+    /// KVM gives each VM a helper thread and moves it to the caller's cgroup, for which the host's kernel waits for a grace period of
+    /// RCU: up to three of its timer ticks, but none if something was moved just before. Whoever moves this process to a cgroup of
+    /// its own should therefore do it before, and nothing in between.
     ///
     /// # Errors
-    /// It is not there, not for this user, or another KVM than we know.
+    /// It is not there, not for this user, or another KVM than we know; or no VM can be made.
     pub fn open() -> Result<Self, Error> {
         let kvm = kvm_ioctls::Kvm::new().map_err(failed("open /dev/kvm"))?;
         if kvm.get_api_version() != API_VERSION {
@@ -70,14 +76,16 @@ impl Kvm {
                 std::io::ErrorKind::Unsupported.into(),
             ));
         }
-        Ok(Self(kvm))
+        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
+        Ok(Self { kvm, vm, created: Instant::now() })
     }
 }
 
 impl Hypervisor for Kvm {
-    fn start(&self, mut config: Config) -> Result<Box<dyn Vm>, Error> {
+    fn start(self: Box<Self>, mut config: Config) -> Result<Box<dyn Vm>, Error> {
         config.check()?;
-        let kvm = &self.0;
+        let Self { kvm, vm, created } = *self;
+        config.milestones.reached_at(Milestone::VmCreated, created);
         let mut cmdline = arch::base_cmdline(config.verbose_log, config.vcpus);
         for index in (0u32..).take(config.devices.len()) {
             cmdline.push(' ');
@@ -86,27 +94,11 @@ impl Hypervisor for Kvm {
         cmdline.push(' ');
         cmdline.push_str(&config.cmdline);
 
-        // Making a VM is mostly waiting, for threads and grace periods of the host's kernel: it begins first, and memory is filled
-        // meanwhile.
-        let (vm, ram, entry) = std::thread::scope(|scope| {
-            let creator = std::thread::Builder::new()
-                .name("vm".into())
-                .stack_size(CREATOR_STACK)
-                .spawn_scoped(scope, || {
-                    let vm = kvm.create_vm().map_err(failed("create a VM"));
-                    config.milestones.reached(Milestone::VmCreated);
-                    vm
-                });
-            let creator = creator.map_err(host("start a thread"))?;
-            let ram = GuestRam::new(config.memory)?;
-            config.milestones.reached(Milestone::MemoryReady);
-            let (kernel, path) = (&mut config.kernel, &config.kernel_path);
-            let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, config.vcpus)?;
-            config.milestones.reached(Milestone::KernelLoaded);
-            let panicked = |_| Error::Host("create a VM", std::io::Error::other("its thread panicked"));
-            let vm = creator.join().map_err(panicked)??;
-            Ok::<_, Error>((vm, ram, entry))
-        })?;
+        let ram = GuestRam::new(config.memory)?;
+        config.milestones.reached(Milestone::MemoryReady);
+        let (kernel, path) = (&mut config.kernel, &config.kernel_path);
+        let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, config.vcpus)?;
+        config.milestones.reached(Milestone::KernelLoaded);
         map_memory(&vm, &ram)?;
         vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
         vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;

@@ -97,7 +97,7 @@ fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 impl Hypervisor for Qemu {
-    fn start(&self, mut config: Config) -> Result<Box<dyn Vm>, Error> {
+    fn start(self: Box<Self>, mut config: Config) -> Result<Box<dyn Vm>, Error> {
         config.check()?;
         arch::check_kernel(&mut config.kernel, &config.kernel_path)?;
         if config.devices.len() > MAX_DEVICES {

@@ -183,7 +183,7 @@ fn guests_end_in_their_ways() {
     for (index, (code, expected)) in cases.into_iter().enumerate() {
         let log = KernelLog::new();
         let marker = format!("guests-end-{index}-{}", std::process::id());
-        let mut vm = Qemu::default().start(config(&code, &marker, &log)).unwrap();
+        let mut vm = Box::new(Qemu::default()).start(config(&code, &marker, &log)).unwrap();
         assert!(readable(vm.ended_fd()), "{expected}");
         assert_eq!(vm.wait(), expected, "{:?}", log.last_lines(5));
         assert_eq!(vm.wait(), expected, "twice");
@@ -200,14 +200,14 @@ fn stopping_and_dropping_leave_nothing() {
     let (sender, receiver) = mpsc::channel();
     let mut first = config(&guest::halting_after(""), &marker, &KernelLog::new());
     first.milestones = Milestones::new(move |milestone, _| sender.send(milestone).unwrap());
-    let mut vm = Qemu::default().start(first).unwrap();
+    let mut vm = Box::new(Qemu::default()).start(first).unwrap();
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [Milestone::VmCreated, Milestone::FirstEntry]);
     assert_eq!(processes(&marker).len(), 1);
     vm.stop();
     assert_eq!(vm.wait(), Exit::Stopped);
     assert_eq!(processes(&marker), [0; 0]);
 
-    let vm = Qemu::default().start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
+    let vm = Box::new(Qemu::default()).start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
     assert_eq!(processes(&marker).len(), 1);
     drop(vm);
     assert_eq!(processes(&marker), [0; 0]);
@@ -216,7 +216,7 @@ fn stopping_and_dropping_leave_nothing() {
 #[test]
 fn errors_are_clear_and_leave_nothing() {
     let marker = format!("errors-{}", std::process::id());
-    let start = |qemu: Qemu, config| qemu.start(config).err().map(|error| error.to_string()).unwrap();
+    let start = |qemu: Qemu, config| Box::new(qemu).start(config).err().map(|error| error.to_string()).unwrap();
     let config = || config(&guest::halting_after(""), &marker, &KernelLog::new());
 
     let missing = Qemu { program: "qemu-that-is-not-there".into(), ..Qemu::default() };
@@ -230,7 +230,7 @@ fn errors_are_clear_and_leave_nothing() {
     assert!(start(Qemu::default(), not_a_kernel).starts_with("kernel kernel: "));
     let mut long = config();
     long.cmdline = "x".repeat(MAX_CMDLINE);
-    assert!(matches!(Qemu::default().start(long), Err(Error::CommandLine)));
+    assert!(matches!(Box::new(Qemu::default()).start(long), Err(Error::CommandLine)));
 
     if installed() {
         let mut no_entry = config();
@@ -251,7 +251,7 @@ const MARKER: &str = "MOTE_TEST_QEMU_MARKER";
 fn parent_that_is_killed() {
     let Ok(marker) = std::env::var(MARKER) else { return };
     let mut vm =
-        Qemu::default().start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
+        Box::new(Qemu::default()).start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
     println!("\nstarted");
     vm.wait();
 }
