@@ -28,6 +28,15 @@ pub(crate) struct Arguments {
     pub(crate) verb: Verb,
 }
 
+/// What a sandbox process has on its command line; all else it hears from its caller. A line of its own, because it is read at every
+/// start, and to set up all of [`Arguments`] takes longer than to make a VM.
+#[derive(Debug, Parser)]
+#[command(name = mote_runtime::SANDBOX_NAME)]
+pub(crate) struct SandboxArguments {
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
 /// Where messages go.
 #[derive(Debug, Args)]
 pub(crate) struct LogOptions {
@@ -115,9 +124,6 @@ pub(crate) enum Verb {
         /// Write one page for each command here.
         directory: Option<PathBuf>,
     },
-    /// The process that a sandbox runs in.
-    #[command(hide = true)]
-    Sandbox,
 }
 
 const RUN_HELP: &str = "\

@@ -20,13 +20,17 @@ mod volume;
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use mote_runtime::Timeline;
 
-use crate::args::{Arguments, Verb};
+use crate::args::{Arguments, SandboxArguments, Verb};
 
 fn main() -> ExitCode {
     // Before anything else: the timeline counts from here.
     let timeline = Timeline::begin();
+    if std::env::args_os().next().is_some_and(|name| name == mote_runtime::SANDBOX_NAME) {
+        return sandbox();
+    }
     if asks_for_version() {
         return documents::version();
     }
@@ -52,7 +56,18 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => report::failed(&error, arguments.log.debug),
         },
-        Verb::Sandbox => mote_runtime::sandbox_main(),
+    }
+}
+
+/// What this program does when a caller starts it as a sandbox process.
+fn sandbox() -> ExitCode {
+    let arguments = match SandboxArguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage::wrong(&error),
+    };
+    match logging::start(&arguments.log) {
+        Ok(()) => mote_runtime::sandbox_main(),
+        Err(error) => report::failed(&error, arguments.log.debug),
     }
 }
 

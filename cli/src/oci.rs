@@ -213,7 +213,6 @@ impl<'a> Creating<'a> {
         if log.debug {
             arguments.push("--debug".into());
         }
-        arguments.push("sandbox".into());
         Ok(Self {
             creation,
             bundle,

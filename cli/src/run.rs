@@ -49,7 +49,6 @@ fn sandbox_arguments(log: &LogOptions) -> Vec<OsString> {
     if log.debug {
         arguments.push("--debug".into());
     }
-    arguments.push("sandbox".into());
     arguments
 }
 

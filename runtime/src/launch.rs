@@ -20,6 +20,7 @@ use crate::{
     Error,
     error::{errno, host},
     sandbox::{ENDED_FD, LIFELINE_FD},
+    spawn::SANDBOX_NAME,
 };
 
 /// A sandbox process, and the socket that leads to it.
@@ -37,11 +38,11 @@ pub(crate) struct Inheritance {
     pub(crate) container: Option<(OwnedFd, OwnedFd)>,
 }
 
-/// Starts this program with `arguments`, which must lead it to [`sandbox_main`](crate::sandbox_main).
+/// Starts this program as a sandbox process, with `arguments`.
 pub(crate) fn launch(arguments: &[OsString], inheritance: Inheritance) -> Result<Launched, Error> {
     let (lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("mote-sandbox").args(arguments);
+    command.arg0(SANDBOX_NAME).args(arguments);
     let mut given = vec![OwnedFd::from(theirs)];
     if let Some(terminal) = inheritance.terminal {
         let stream = || terminal.try_clone().map_err(host("keep the terminal"));

@@ -54,6 +54,6 @@ pub use error::{Error, Failure, Kind};
 pub use jail::{Layer, LayerState, SeccompMode, layers as jail_layers};
 pub use program::Program;
 pub use sandbox::{LIFELINE_FD, main as sandbox_main};
-pub use spawn::Child;
+pub use spawn::{Child, SANDBOX_NAME};
 pub use spec::{Cache, Machine, Process, Rootfs, Share, Spec, Streams, Volume};
 pub use timeline::{Mark, Timeline};

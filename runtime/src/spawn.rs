@@ -54,13 +54,17 @@ impl Child {
     }
 }
 
+/// What a sandbox process is called, and what its program finds as its own name: it then has to go to
+/// [`sandbox_main`](crate::sandbox_main).
+pub const SANDBOX_NAME: &str = "mote-sandbox";
+
 /// Starts this program once more, with `arguments`, `lifeline` at its place, the standard streams, and no other descriptor. The caller
 /// must have one thread.
 ///
 /// # Errors
 /// No process, or arguments that no program can get.
 pub(crate) fn spawn(arguments: &[OsString], lifeline: &OwnedFd) -> io::Result<Child> {
-    let name = CString::from(c"mote-sandbox");
+    let name = CString::new(SANDBOX_NAME)?;
     let arguments = arguments.iter().map(|argument| CString::new(argument.as_bytes()));
     let arguments: Vec<_> = std::iter::once(Ok(name)).chain(arguments).collect::<Result<_, _>>()?;
     let pointers: Vec<_> =

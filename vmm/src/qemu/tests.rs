@@ -207,7 +207,9 @@ fn stopping_and_dropping_leave_nothing() {
     assert_eq!(vm.wait(), Exit::Stopped);
     assert_eq!(processes(&marker), [0; 0]);
 
-    let vm = Box::new(Qemu::default()).start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
+    let vm = Box::new(Qemu::default())
+        .start(config(&guest::halting_after(""), &marker, &KernelLog::new()))
+        .unwrap();
     assert_eq!(processes(&marker).len(), 1);
     drop(vm);
     assert_eq!(processes(&marker), [0; 0]);
@@ -216,7 +218,8 @@ fn stopping_and_dropping_leave_nothing() {
 #[test]
 fn errors_are_clear_and_leave_nothing() {
     let marker = format!("errors-{}", std::process::id());
-    let start = |qemu: Qemu, config| Box::new(qemu).start(config).err().map(|error| error.to_string()).unwrap();
+    let start =
+        |qemu: Qemu, config| Box::new(qemu).start(config).err().map(|error| error.to_string()).unwrap();
     let config = || config(&guest::halting_after(""), &marker, &KernelLog::new());
 
     let missing = Qemu { program: "qemu-that-is-not-there".into(), ..Qemu::default() };
@@ -250,8 +253,9 @@ const MARKER: &str = "MOTE_TEST_QEMU_MARKER";
 #[test]
 fn parent_that_is_killed() {
     let Ok(marker) = std::env::var(MARKER) else { return };
-    let mut vm =
-        Box::new(Qemu::default()).start(config(&guest::halting_after(""), &marker, &KernelLog::new())).unwrap();
+    let mut vm = Box::new(Qemu::default())
+        .start(config(&guest::halting_after(""), &marker, &KernelLog::new()))
+        .unwrap();
     println!("\nstarted");
     vm.wait();
 }
