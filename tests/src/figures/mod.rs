@@ -45,8 +45,8 @@ pub enum Kind {
     Whole,
     /// Part of a whole that is a figure too: watched, so that a loss has a name.
     Phase,
-    /// Between two figures: has a limit, but is not watched, because both of them are.
-    Difference,
+    /// Shown, but not watched: between two figures that are, or too much a matter of chance.
+    Shown,
 }
 
 /// Why a result is none.
