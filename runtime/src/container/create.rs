@@ -20,7 +20,6 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},
     path::{Path, PathBuf},
-    process::Child,
     time::SystemTime,
 };
 
@@ -43,9 +42,9 @@ use crate::{
     control::Status,
     error::{Kind, host},
     jail::SeccompMode,
-    launch::{Inheritance, Launched, launch},
     lifeline::{self, Go, News, Order},
     oci::{self, Bundle},
+    spawn::{Child, Inheritance, Spawned, spawn},
     spec::{Machine, Network, Rootfs, Terminal},
 };
 
@@ -162,7 +161,7 @@ impl Attempt {
         };
         let mut arguments: Vec<OsString> = vec!["--log".into(), self.folder.log_path().into()];
         arguments.extend(options.arguments.iter().cloned());
-        let Launched { child, lifeline } = launch(&arguments, inheritance)?;
+        let Spawned { child, lifeline } = spawn(&arguments, inheritance)?;
         let child = self.child.insert(child);
         let pid = child.id();
         self.cgroup.add(pid)?;
@@ -246,8 +245,7 @@ impl Attempt {
 
     fn undo(mut self) {
         if let Some(child) = &mut self.child {
-            // Fails only if it has ended already.
-            let _ = child.kill();
+            child.kill();
             let _ = child.wait();
         }
         self.cgroup.remove();
