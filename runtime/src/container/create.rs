@@ -18,12 +18,13 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use mote_protocol::WindowSize;
+use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::{
@@ -148,9 +149,11 @@ impl Attempt {
         };
         self.cgroup = self.make_cgroup(options, spec, machine.memory)?;
         let socket = self.folder.short_path(CONTROL);
-        let control = UnixListener::bind(&socket).map_err(host("make the control socket"))?;
-        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
-            .map_err(host("protect the control socket"))?;
+        // Made with its permissions, not given them: at no time can anybody else connect. This process has one thread.
+        let mask = umask(Mode::from_bits_truncate(0o177));
+        let control = UnixListener::bind(&socket);
+        umask(mask);
+        let control = control.map_err(host("make the control socket"))?;
         let inheritance = Inheritance {
             terminal: console
                 .as_ref()
