@@ -228,3 +228,37 @@ impl Drop for Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_block_is_used_as_it_is_only_after_it_was_opened_once_more() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        for end in [reader, writer] {
+            assert!(may_block(end.as_fd()).unwrap());
+            let own = reopen(end.as_fd()).unwrap();
+            assert!(!may_block(own.as_fd()).unwrap());
+            assert!(Descriptor::as_it_is(own).is_ok());
+            assert!(may_block(end.as_fd()).unwrap(), "what others share has not changed");
+            assert!(Descriptor::as_it_is(end).is_err());
+        }
+    }
+
+    #[test]
+    fn a_terminals_other_end_stays_one_that_may_block() {
+        let ptmx = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+        let same = reopen(ptmx.as_fd()).unwrap();
+        assert!(may_block(same.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn files_and_sockets_never_block() {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        assert!(!may_block(socket.as_fd()).unwrap());
+        assert!(Descriptor::as_it_is(socket.into()).unwrap().socket);
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(!Descriptor::as_it_is(file.into()).unwrap().socket);
+    }
+}
