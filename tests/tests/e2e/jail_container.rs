@@ -94,6 +94,27 @@ fn its_network_is_the_one_that_it_was_given() {
 }
 
 #[test]
+fn hooks_run_outside_and_find_its_network() {
+    adopt_orphans();
+    let bundle = Bundle::new("exec sleep 1000");
+    let told = bundle.path("told");
+    let script = format!(
+        r"pid=$(sed 's/.*pid..\\([0-9]*\\).*/\\1/'); (for of in $pid/ns/net self/ns/net self/ns/mnt; do readlink /proc/$of; done; grep NoNewPrivs /proc/self/status) > {}",
+        told.display()
+    );
+    let hook = format!(r#"{{"path": "/bin/sh", "args": ["sh", "-c", "{script}"]}}"#);
+    bundle.edit("{", &format!("{{\"hooks\": {{ \"createRuntime\": [{hook}] }},"));
+    let sandbox = bundle.create("c");
+    let told = fs::read_to_string(told).unwrap();
+    let of = |pid: &str, kind: &str| text(&fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap());
+    let expected =
+        [of(&sandbox.to_string(), "net"), of("self", "net"), of("self", "mnt"), "NoNewPrivs:\t0".into()];
+    assert_eq!(told.lines().collect::<Vec<_>>(), expected);
+    bundle.ok(&["delete", "--force", "c"]);
+    let _ = reap(sandbox);
+}
+
+#[test]
 fn killing_it_from_outside_ends_the_whole_of_it() {
     adopt_orphans();
     let bundle = Bundle::new("exec sleep 1000");
