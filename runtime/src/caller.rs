@@ -2,7 +2,7 @@
 
 use std::{
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::AsFd,
         unix::{net::UnixStream, process::ExitStatusExt},
     },
     process::ExitStatus,
@@ -23,7 +23,7 @@ use crate::{
     lifeline::{self, Go, Limited, News, Order, Report},
     program::Program,
     signals::Signals,
-    spawn::{Child, spawn},
+    spawn::{Child, Inheritance, Spawned, spawn},
     spec::{Machine, Network, Spec, Streams, Terminal},
     terminal::Restore,
     timeline::Timeline,
@@ -66,8 +66,7 @@ fn run_inner(
         Streams::Terminal => (Some(Restore::later(stdin.as_fd())?), Terminal::Callers),
         Streams::Pipes => (None, Terminal::None),
     };
-    let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
-    let mut child = spawn(arguments, &OwnedFd::from(theirs)).map_err(host("start the sandbox process"))?;
+    let Spawned { mut child, mut lifeline } = spawn(arguments, Inheritance::default())?;
     let order = Order {
         machine: spec.machine.clone(),
         network: Network::Callers,

@@ -36,6 +36,7 @@ mod identity;
 mod ps;
 mod run;
 mod state;
+mod streams;
 mod update;
 mod verbs;
 

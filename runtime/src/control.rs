@@ -50,8 +50,9 @@ pub(crate) enum Ask {
     Start,
     /// A signal for the container's first process.
     Kill { signal: u8 },
-    /// Starts a process in the container, with the streams that come along: one, two or three descriptors, for standard input,
-    /// output and error in this order, or one terminal for all. Answered with [`Answer::Started`], later [`Answer::Exited`].
+    /// Starts a process in the container, with the streams that come along: three descriptors, for standard input, output and error
+    /// in this order, or two for a terminal, one for each direction. None of them may block: the sandbox process can neither open
+    /// them once more nor start a thread for them. Answered with [`Answer::Started`], later [`Answer::Exited`].
     Exec(Exec),
     /// A signal for the process that this connection has started.
     Signal { signal: u8 },

@@ -35,7 +35,6 @@ pub mod container;
 mod control;
 mod error;
 mod jail;
-mod launch;
 mod lifeline;
 pub mod oci;
 mod program;

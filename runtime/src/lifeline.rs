@@ -43,8 +43,7 @@ pub(crate) struct Order {
     pub(crate) terminal: Terminal,
     /// It is a container: the caller leaves once it is created, and others come over the control socket.
     pub(crate) container: bool,
-    /// Whom the process becomes in its jail, if root starts it; none for a user of its own. A container has no jail yet: what its
-    /// commands bring along comes later.
+    /// Whom the process becomes in its jail, if root starts it and it serves no files; none for a user of its own.
     pub(crate) jail_uid: Option<u32>,
     /// The signal that the guest's first process gets for a `SIGTERM`, if not that.
     pub(crate) stop_signal: Option<u8>,

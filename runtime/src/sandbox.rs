@@ -150,10 +150,10 @@ fn run(
     let seed = seed()?;
     // A caller that is gone is noticed soon enough.
     let _ = lifeline::send(&mut lifeline, &News::Prepared);
-    let (booted, endpoints) = boot::boot(order, ends, lifeline)?;
+    let (booted, endpoints) = boot::boot(order, ends, control, lifeline)?;
     restore.as_ref().map_or(Ok(()), Restore::set_raw)?;
-    let outside = Outside { order, lifeline, control, endpoints, terminal, seed, signals: &signals };
-    let mut supervisor = Supervisor::new(booted, outside, timeline)?;
+    let outside = Outside { order, lifeline, endpoints, terminal, seed, signals: &signals };
+    let mut supervisor = Supervisor::new(booted, outside, timeline);
     let result = supervisor.run();
     supervisor.vm.stop();
     let milestones = supervisor.milestones.lock().unwrap_or_else(PoisonError::into_inner);

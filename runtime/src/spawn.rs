@@ -1,21 +1,30 @@
-//! Starts the sandbox process, where that is granted as the first process of a PID namespace: into one, a process can only be born.
+//! Starts the sandbox process: this program once more, with what it needs at the places where it looks for it; where that is granted as
+//! the first process of a PID namespace, because into one, a process can only be born.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CStr, CString, OsString},
     io,
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, process::ExitStatusExt},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt, net::UnixStream, process::ExitStatusExt},
     },
     process::ExitStatus,
 };
 
-use nix::{errno::Errno, libc};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
 
-use crate::sandbox::LIFELINE_FD;
+use crate::{
+    Error,
+    error::{errno, host},
+    sandbox::{CONTROL_FD, ENDED_FD, LIFELINE_FD},
+};
 
 /// The program that we are, also if it was replaced meanwhile.
-const OURSELVES: &std::ffi::CStr = c"/proc/self/exe";
+const OURSELVES: &CStr = c"/proc/self/exe";
 /// What a child reports that could not become the sandbox process: nobody else gives this status.
 const NOT_STARTED: i32 = 125;
 
@@ -38,48 +47,105 @@ impl Child {
     /// # Errors
     /// Somebody else has waited for it.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        if let Some(status) = self.status {
-            return Ok(status);
-        }
-        let mut status = 0;
         loop {
-            // SAFETY: the kernel writes one integer, to a place of ours.
-            match Errno::result(unsafe { libc::waitpid(self.pid, &raw mut status, 0) }) {
-                Ok(_) => break,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+            if let Some(status) = self.look(0)? {
+                return Ok(status);
             }
         }
-        Ok(*self.status.insert(ExitStatus::from_raw(status)))
     }
+
+    /// Its status, if it has ended.
+    pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.look(libc::WNOHANG)
+    }
+
+    /// Kills it, if it has not ended.
+    pub(crate) fn kill(&self) {
+        if self.status.is_none() {
+            // Nobody has waited for it, so the process id is its own. SAFETY: sends a signal; touches no memory.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        }
+    }
+
+    fn look(&mut self, options: libc::c_int) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_some() {
+            return Ok(self.status);
+        }
+        let mut status = 0;
+        // SAFETY: the kernel writes one integer, to a place of ours.
+        match Errno::result(unsafe { libc::waitpid(self.pid, &raw mut status, options) }) {
+            Ok(0) | Err(Errno::EINTR) => Ok(None),
+            Ok(_) => Ok(Some(*self.status.insert(ExitStatus::from_raw(status)))),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A sandbox process, and the socket that leads to it.
+pub(crate) struct Spawned {
+    pub(crate) child: Child,
+    pub(crate) lifeline: UnixStream,
+}
+
+/// What a sandbox process gets beside its lifeline.
+#[derive(Default)]
+pub(crate) struct Inheritance {
+    /// All three of its standard streams, if they are not the caller's.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// For a container: its control socket and the file for its end. It starts in the root folder.
+    pub(crate) container: Option<(OwnedFd, OwnedFd)>,
 }
 
 /// What a sandbox process is called, and what its program finds as its own name: it then has to go to
 /// [`sandbox_main`](crate::sandbox_main).
 pub const SANDBOX_NAME: &str = "mote-sandbox";
 
-/// Starts this program once more, with `arguments`, `lifeline` at its place, the standard streams, and no other descriptor. The caller
-/// must have one thread.
+/// Starts this program once more, with `arguments`. It gets the standard streams, what is in `inheritance`, and no other descriptor. The caller must have one thread.
 ///
 /// # Errors
 /// No process, or arguments that no program can get.
-pub(crate) fn spawn(arguments: &[OsString], lifeline: &OwnedFd) -> io::Result<Child> {
-    let name = CString::new(SANDBOX_NAME)?;
-    let arguments = arguments.iter().map(|argument| CString::new(argument.as_bytes()));
-    let arguments: Vec<_> = std::iter::once(Ok(name)).chain(arguments).collect::<Result<_, _>>()?;
+pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<Spawned, Error> {
+    let (lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
+    let mut given = vec![(OwnedFd::from(theirs), LIFELINE_FD)];
+    if let Some(terminal) = inheritance.terminal {
+        for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+            given.push((terminal.try_clone().map_err(host("keep the terminal"))?, stream));
+        }
+    }
+    let folder = inheritance.container.is_some().then_some(c"/");
+    if let Some((control, ended)) = inheritance.container {
+        given.extend([(control, CONTROL_FD), (ended, ENDED_FD)]);
+    }
+    let first_free = given.iter().map(|(_, place)| *place).max().unwrap_or(LIFELINE_FD) + 1;
+    // Moved up, out of the way of where they are going.
+    let given = given.into_iter().map(|(fd, place)| Ok((move_up(&fd)?, place)));
+    let given: Vec<(OwnedFd, RawFd)> = given.collect::<Result<_, Error>>()?;
+    let places: Vec<(RawFd, RawFd)> = given.iter().map(|(fd, place)| (fd.as_raw_fd(), *place)).collect();
+
+    let arguments = arguments.iter().map(|argument| argument.as_bytes());
+    let arguments = std::iter::once(SANDBOX_NAME.as_bytes()).chain(arguments).map(CString::new);
+    let arguments: Result<Vec<_>, _> = arguments.collect();
+    let arguments = arguments.map_err(|error| host("start the sandbox process")(error.into()))?;
     let pointers: Vec<_> =
         arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
-    let lifeline = lifeline.as_raw_fd();
     let pid = match fork(libc::CLONE_NEWPID) {
-        Ok(pid) => pid,
         // No privilege for it, none are left, or there is no such thing.
-        Err(Errno::EPERM | Errno::ENOSPC | Errno::EINVAL | Errno::ENOSYS) => fork(0)?,
-        Err(error) => return Err(error.into()),
+        Err(Errno::EPERM | Errno::ENOSPC | Errno::EINVAL | Errno::ENOSYS) => fork(0),
+        result => result,
     };
+    let pid = pid.map_err(errno("start the sandbox process"))?;
     if pid == 0 {
-        become_sandbox(&pointers, lifeline);
+        become_sandbox(&pointers, &places, first_free, folder);
     }
-    Ok(Child { pid, status: None })
+    Ok(Spawned { child: Child { pid, status: None }, lifeline })
+}
+
+/// The same at a place that nothing is moved to.
+fn move_up(fd: &OwnedFd) -> Result<OwnedFd, Error> {
+    let moved = fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ENDED_FD + 1))
+        .map_err(errno("duplicate a descriptor"))?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
 /// Makes a child that goes on here, as `fork` does, in new namespaces; 0 in the child.
@@ -92,21 +158,23 @@ fn fork(namespaces: libc::c_int) -> nix::Result<libc::pid_t> {
 }
 
 /// What the child does: makes system calls only, and returns in no case.
-fn become_sandbox(arguments: &[*const libc::c_char], lifeline: RawFd) -> ! {
+fn become_sandbox(
+    arguments: &[*const libc::c_char],
+    places: &[(RawFd, RawFd)],
+    first_free: RawFd,
+    folder: Option<&CStr>,
+) -> ! {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
     }
     // SAFETY: none of these calls takes a lock or allocates; the pointers are to strings that the parent made, in an array that ends with
-    // a null pointer; the environment is the parent's, and has only this thread.
+    // a null pointer; the environment is the parent's, and has only this thread. What is at the places is not used again.
     unsafe {
-        let placed = if lifeline == LIFELINE_FD {
-            libc::fcntl(lifeline, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(lifeline, LIFELINE_FD)
-        };
-        let first = (LIFELINE_FD + 1).cast_unsigned();
-        let closed = libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0);
-        if placed >= 0 && closed == 0 {
+        let placed = places.iter().all(|(from, to)| libc::dup2(*from, *to) >= 0);
+        let moved = folder.is_none_or(|folder| libc::chdir(folder.as_ptr()) == 0);
+        // What the caller of `mote` has left open is not for a sandbox process: somebody may wait for its end.
+        let closed = libc::syscall(libc::SYS_close_range, first_free.cast_unsigned(), libc::c_uint::MAX, 0);
+        if placed && moved && closed == 0 {
             libc::execve(OURSELVES.as_ptr(), arguments.as_ptr(), environ);
         }
         libc::_exit(NOT_STARTED)

@@ -18,13 +18,13 @@
 use std::{
     ffi::OsString,
     fs,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
-    process::Child,
     time::SystemTime,
 };
 
 use mote_protocol::WindowSize;
+use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::{
@@ -43,9 +43,9 @@ use crate::{
     control::Status,
     error::{Kind, host},
     jail::SeccompMode,
-    launch::{Inheritance, Launched, launch},
     lifeline::{self, Go, News, Order},
     oci::{self, Bundle},
+    spawn::{Child, Inheritance, Spawned, spawn},
     spec::{Machine, Network, Rootfs, Terminal},
 };
 
@@ -149,9 +149,11 @@ impl Attempt {
         };
         self.cgroup = self.make_cgroup(options, spec, machine.memory)?;
         let socket = self.folder.short_path(CONTROL);
-        let control = UnixListener::bind(&socket).map_err(host("make the control socket"))?;
-        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))
-            .map_err(host("protect the control socket"))?;
+        // Made with its permissions, not given them: at no time can anybody else connect. This process has one thread.
+        let mask = umask(Mode::from_bits_truncate(0o177));
+        let control = UnixListener::bind(&socket);
+        umask(mask);
+        let control = control.map_err(host("make the control socket"))?;
         let inheritance = Inheritance {
             terminal: console
                 .as_ref()
@@ -162,7 +164,7 @@ impl Attempt {
         };
         let mut arguments: Vec<OsString> = vec!["--log".into(), self.folder.log_path().into()];
         arguments.extend(options.arguments.iter().cloned());
-        let Launched { child, lifeline } = launch(&arguments, inheritance)?;
+        let Spawned { child, lifeline } = spawn(&arguments, inheritance)?;
         let child = self.child.insert(child);
         let pid = child.id();
         self.cgroup.add(pid)?;
@@ -246,8 +248,7 @@ impl Attempt {
 
     fn undo(mut self) {
         if let Some(child) = &mut self.child {
-            // Fails only if it has ended already.
-            let _ = child.kill();
+            child.kill();
             let _ = child.wait();
         }
         self.cgroup.remove();

@@ -1,7 +1,7 @@
 //! `exec`: one more process in a container.
 //!
 //! The command hands its standard streams over to the sandbox process, which joins them with the guest's; no byte of them passes
-//! through here. What stays is a connection: signals and window sizes go one way, the end comes back. In the foreground that is
+//! through here, but for streams that may block (`streams.rs`). What stays is a connection: signals and window sizes go one way, the end comes back. In the foreground that is
 //! the command itself, detached it is a *relay*: a fork of it that is to the outside what the process is in the guest, ends with
 //! its status after the last byte of output, and takes it along when it is killed.
 
@@ -23,7 +23,13 @@ use nix::{
 };
 use oci_spec::runtime::Process;
 
-use super::{console::Console, create::write_pid_file, id::ContainerId, state::Container};
+use super::{
+    console::Console,
+    create::write_pid_file,
+    id::ContainerId,
+    state::Container,
+    streams::{Pump, Streams},
+};
 use crate::{
     Error,
     control::{Answer, Ask, Connection, Exec, Status},
@@ -38,6 +44,7 @@ const KILLED: u8 = 128 + 9;
 /// Where a relay keeps what it needs; everything else is closed.
 const RELAY_CONNECTION: RawFd = 3;
 const RELAY_TERMINAL: RawFd = 4;
+const RELAY_PUMPS: RawFd = 5;
 
 /// What `exec` needs to know.
 #[derive(Debug)]
@@ -115,12 +122,13 @@ pub fn exec(options: &ExecOptions<'_>, process: &Process) -> Result<u8, Error> {
         _ => None,
     };
     let gone = |_| Error::new(Kind::Container, "cannot exec in a stopped container");
-    let mut connection = container.connect().map_err(gone)?;
-    match terminal {
-        Some(terminal) => connection.send(&ask, &[terminal]),
-        None => connection.send(&ask, &streams),
+    let streams = match terminal {
+        Some(terminal) => Streams::of_terminal(terminal),
+        None => Streams::new(streams),
     }
-    .map_err(gone)?;
+    .map_err(host("prepare the streams"))?;
+    let mut connection = container.connect().map_err(gone)?;
+    let pumps = streams.hand_over(&mut connection, &ask).map_err(gone)?;
     match connection.receive().map_err(gone)? {
         Answer::Started { .. } => {}
         Answer::Failed(failure) => return Err(Error(Box::new(failure))),
@@ -128,18 +136,34 @@ pub fn exec(options: &ExecOptions<'_>, process: &Process) -> Result<u8, Error> {
     }
     restore.as_ref().map_or(Ok(()), Restore::set_raw)?;
     if !options.detach {
-        return attend(&mut connection, &signals, terminal);
+        return attend(&mut connection, &signals, terminal, pumps);
     }
     if let Some(console) = &console {
         console.hand_over()?;
     }
-    let relay = detach(&connection, console.as_ref().map(Console::slave))?;
+    let relay = detach(&connection, console.as_ref().map(Console::slave), &pumps)?;
     options.pid_file.map_or(Ok(()), |path| write_pid_file(path, relay))?;
     Ok(0)
 }
 
-/// Passes signals and window sizes on until the process has ended; returns its status.
+/// Passes on signals, window sizes and whatever needs a thread of ours, until the process has ended; returns its status.
 fn attend(
+    connection: &mut Connection,
+    signals: &Signals,
+    terminal: Option<BorrowedFd<'_>>,
+    pumps: Vec<Pump>,
+) -> Result<u8, Error> {
+    let threads = pumps.into_iter().map(Pump::start).collect::<Result<Vec<_>, _>>();
+    let threads = threads.map_err(host("start a thread for a stream"))?;
+    let status = wait_for_end(connection, signals, terminal)?;
+    for output in threads.into_iter().flatten() {
+        // Its last bytes are on their way; it has nothing to say.
+        let _ = output.join();
+    }
+    Ok(status)
+}
+
+fn wait_for_end(
     connection: &mut Connection,
     signals: &Signals,
     terminal: Option<BorrowedFd<'_>>,
@@ -175,14 +199,14 @@ fn attend(
 }
 
 /// Forks the relay; returns its process id.
-fn detach(connection: &Connection, terminal: Option<BorrowedFd<'_>>) -> Result<u32, Error> {
+fn detach(connection: &Connection, terminal: Option<BorrowedFd<'_>>, pumps: &[Pump]) -> Result<u32, Error> {
     // SAFETY: this process has one thread, so the child may do whatever any process may.
     match unsafe { fork() }.map_err(errno("fork"))? {
         ForkResult::Parent { child } => {
             u32::try_from(child.as_raw()).map_err(|_| Error::new(Kind::Host, "impossible process id"))
         }
         ForkResult::Child => {
-            let status = relay(connection, terminal).unwrap_or(u8::MAX);
+            let status = relay(connection, terminal, pumps).unwrap_or(u8::MAX);
             // SAFETY: ends the process at once. Nothing of the parent's is cleaned up or written twice.
             unsafe { libc::_exit(status.into()) }
         }
@@ -190,7 +214,7 @@ fn detach(connection: &Connection, terminal: Option<BorrowedFd<'_>>) -> Result<u
 }
 
 /// All that a relay does.
-fn relay(connection: &Connection, terminal: Option<BorrowedFd<'_>>) -> Result<u8, Error> {
+fn relay(connection: &Connection, terminal: Option<BorrowedFd<'_>>, pumps: &[Pump]) -> Result<u8, Error> {
     nix::unistd::setsid().map_err(errno("leave the session"))?;
     nix::unistd::chdir("/").map_err(errno("leave the folder"))?;
     let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
@@ -209,17 +233,22 @@ fn relay(connection: &Connection, terminal: Option<BorrowedFd<'_>>) -> Result<u8
     };
     let connection = high(keep(connection.as_fd())?)?;
     let terminal = terminal.map(|fd| high(keep(fd)?)).transpose()?;
-    let place = |fd: &OwnedFd, at: RawFd| -> Result<OwnedFd, Error> {
+    let pumps: Vec<_> =
+        pumps.iter().map(|pump| pump.map(|fd| high(keep(fd)?))).collect::<Result<_, Error>>()?;
+    let place = |fd: BorrowedFd<'_>, at: RawFd| -> Result<OwnedFd, Error> {
         // SAFETY: nothing in this process uses what is at these places: the parent's objects are not touched again, nor dropped.
         Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), at) }).map_err(errno("place a descriptor"))?;
         // SAFETY: the descriptor is open, and this is its only owner.
         Ok(unsafe { OwnedFd::from_raw_fd(at) })
     };
-    let connection = place(&connection, RELAY_CONNECTION)?;
-    let terminal = terminal.map(|fd| place(&fd, RELAY_TERMINAL)).transpose()?;
+    let connection = place(connection.as_fd(), RELAY_CONNECTION)?;
+    let terminal = terminal.map(|fd| place(fd.as_fd(), RELAY_TERMINAL)).transpose()?;
+    let mut places = RELAY_PUMPS..;
+    let mut place_next = |fd: BorrowedFd<'_>| place(fd, places.next().unwrap_or(RawFd::MAX));
+    let pumps: Vec<_> = pumps.iter().map(|pump| pump.map(&mut place_next)).collect::<Result<_, Error>>()?;
     // Descriptors that the caller of `mote` has left open: somebody may wait for their end.
     // SAFETY: none of them is used again, and their owners are not dropped.
-    unsafe { libc::syscall(libc::SYS_close_range, RELAY_TERMINAL + 1, libc::c_uint::MAX, 0) };
+    unsafe { libc::syscall(libc::SYS_close_range, places.start, libc::c_uint::MAX, 0) };
     let mut connection = Connection::from(UnixStream::from(connection));
     // They are blocked since before the fork.
     let signals = Signals::take(&[Signal::SIGWINCH])?;
@@ -230,5 +259,5 @@ fn relay(connection: &Connection, terminal: Option<BorrowedFd<'_>>) -> Result<u8
             let _ = connection.send(&Ask::Resize { rows: size.rows, columns: size.columns }, &[]);
         }
     }
-    attend(&mut connection, &signals, terminal.as_ref().map(AsFd::as_fd))
+    attend(&mut connection, &signals, terminal.as_ref().map(AsFd::as_fd), pumps)
 }

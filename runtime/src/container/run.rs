@@ -1,6 +1,6 @@
 //! `run`: `create` and `start` in one; in the foreground, until the end and with `delete`.
 
-use std::{path::Path, process::Child};
+use std::path::Path;
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -16,6 +16,7 @@ use crate::{
     Error,
     error::{errno, host},
     signals::Signals,
+    spawn::Child,
     terminal::Restore,
 };
 
@@ -35,7 +36,7 @@ pub fn run(options: &CreateOptions<'_>, keep: bool) -> Result<u8, Error> {
     let mut created = create_child(options)?;
     let remove = |root: &Path| verbs::delete(root, options.id, true);
     if let Err(error) = verbs::start(options.root, options.id) {
-        let _ = created.child.kill();
+        created.child.kill();
         let _ = created.child.wait();
         remove(options.root)?;
         return Err(error);

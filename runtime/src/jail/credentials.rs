@@ -3,6 +3,7 @@
 use caps::{CapSet, Capability};
 use nix::{
     errno::Errno,
+    libc,
     sys::prctl,
     unistd::{Gid, Uid, setgroups, setresgid, setresuid},
 };
@@ -16,6 +17,10 @@ use crate::{
 /// Where the ids of sandboxes begin: a range that neither distributions, nor systemd, nor user namespaces hand out. Process ids are
 /// below 2^22.
 const FIRST_ID: u32 = 0x7000_0000;
+
+// `linux/securebits.h`: root gets no capabilities by executing something, and this stays so.
+const SECBIT_NOROOT: libc::c_ulong = 1;
+const SECBIT_NOROOT_LOCKED: libc::c_ulong = 1 << 1;
 
 /// What a file server does for the guest's users: make files that belong to them, whatever the permissions.
 pub(super) const FILE_SERVER: &[Capability] = &[
@@ -59,6 +64,11 @@ pub(super) fn give_up(
             }
             caps::drop(None, CapSet::Bounding, capability).map_err(capabilities)?;
         }
+        // What root keeps is for this program: QEMU does not get it by being started by root.
+        let no_root = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED;
+        // SAFETY: takes numbers only.
+        Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, no_root, 0, 0, 0) })
+            .map_err(refused("securebits"))?;
     }
     if admin {
         become_user(user, process_id, layers)?;

@@ -25,6 +25,7 @@ pub(super) fn set(descriptors: u64, layers: &mut Layers) -> Result<(), Error> {
     }
     // Neither other processes of the same user may look into this one, nor does it leave a core.
     nix::sys::prctl::set_dumpable(false).map_err(refused("no protection from debuggers"))?;
-    layers.in_force("resource limits", format!("no core, {descriptors} descriptors, nothing for debuggers"));
+    let (most, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(refused("resource limits cannot be read"))?;
+    layers.in_force("resource limits", format!("no core, {most} descriptors, nothing for debuggers"));
     Ok(())
 }

@@ -34,7 +34,8 @@ use mote_vmm::seccomp;
 use serde::{Deserialize, Serialize};
 
 pub use check::layers;
-pub(crate) use filter::SUPERVISOR;
+pub(crate) use filter::{CONTAINER_SUPERVISOR, SUPERVISOR};
+pub(crate) use namespaces::in_user_namespace;
 
 use crate::{Error, error::Kind, spec::Share};
 
@@ -105,7 +106,6 @@ pub(crate) enum Network {
     /// One without any interface that is up.
     Own,
     /// The one it was started in: an engine has put it there.
-    #[allow(dead_code, reason = "for containers, whose network an engine makes")]
     Keep,
 }
 

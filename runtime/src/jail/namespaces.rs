@@ -11,9 +11,10 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Layers, Network, refused};
+use super::{Layer, LayerState, Layers, Network, refused};
 use crate::{Error, error::host};
 
+const USER: &str = "user namespace";
 const MOUNT: &str = "mount namespace";
 /// How often to let other threads run first.
 const PATIENCE: usize = 10_000;
@@ -21,15 +22,15 @@ const PATIENCE: usize = 10_000;
 /// Enters namespaces of its own. `false` if this user gets none.
 pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Result<bool, Error> {
     if !admin && let Some(why) = user_namespace()? {
-        for name in ["user namespace", MOUNT, "IPC namespace", "network namespace"] {
+        for name in [USER, MOUNT, "IPC namespace", "network namespace"] {
             layers.not_granted(name, why);
         }
         return Ok(false);
     }
     if admin {
-        layers.not_granted("user namespace", "root needs none: it becomes another user");
+        layers.not_granted(USER, "root needs none: it becomes another user");
     } else {
-        layers.in_force("user namespace", "with this user alone");
+        layers.in_force(USER, "with this user alone");
     }
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
     if network == Network::Own {
@@ -43,6 +44,11 @@ pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Resul
         Network::Keep => layers.not_granted("network namespace", "it has the container's"),
     }
     Ok(true)
+}
+
+/// Whether the process is in a user namespace of its own: it sees other users than before.
+pub(crate) fn in_user_namespace(layers: &[Layer]) -> bool {
+    layers.iter().any(|layer| layer.name == USER && matches!(layer.state, LayerState::InForce(_)))
 }
 
 /// Waits until joined threads are gone: to be joined comes before the kernel has let go of a thread, and it makes no user namespace for

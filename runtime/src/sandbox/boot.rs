@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Read,
-    os::unix::net::UnixStream,
+    os::unix::net::{UnixListener, UnixStream},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -19,7 +19,12 @@ use mote_vmm::{
     },
 };
 
-use super::streams::{Endpoints, Ends, Streams};
+use nix::unistd::geteuid;
+
+use super::{
+    clients::{self, Clients},
+    streams::{Endpoints, Ends, Streams},
+};
 use crate::{
     Error,
     agent::Agent,
@@ -27,7 +32,7 @@ use crate::{
     choice::{self, Chosen},
     clock::instant_ns,
     error::{Kind, host},
-    jail::SUPERVISOR,
+    jail::{self, CONTAINER_SUPERVISOR, SUPERVISOR},
     lifeline::{self, Limited, Order},
     shares,
     spec::Rootfs,
@@ -44,11 +49,17 @@ pub(super) struct Booted {
     pub(super) agent: Agent,
     pub(super) streams: Streams,
     pub(super) milestones: Arc<Mutex<Timeline>>,
+    pub(super) clients: Clients,
 }
 
-/// Also makes the first process's streams ready, which takes what is given up before the guest runs.
-pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(Booted, Endpoints), Error> {
-    let machine = &order.machine;
+/// Also makes the first process's streams and the control socket ready, which takes what is given up before the guest runs.
+pub(super) fn boot(
+    order: &Order,
+    ends: Ends,
+    control: Option<UnixListener>,
+    lifeline: &UnixStream,
+) -> Result<(Booted, Endpoints), Error> {
+    let (machine, user) = (&order.machine, geteuid());
     let Chosen { hypervisor, mut jail } = choice::choose(machine.hypervisor, order.jail_uid)?;
     let kernel = File::open(&machine.kernel).map_err(|error| {
         Error::because(Kind::Kernel, format!("kernel {}", machine.kernel.display()), &error)
@@ -68,11 +79,18 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
     };
     let shares = shares::device(machine)?;
     let limited_first = jail.starts_a_program();
-    if !order.container {
-        jail.serve_files(&machine.shares).map_err(host("open what is shared"))?;
-        // All that is ever needed is open, and there is one thread.
-        jail.enter()?;
+    jail.serve_files(&machine.shares).map_err(host("open what is shared"))?;
+    if order.container {
+        // An engine and hooks put its interfaces where the process is.
+        jail.network = jail::Network::Keep;
     }
+    // All that is ever needed is open, and there is one thread.
+    let layers = jail.enter()?;
+    let peers = match jail::in_user_namespace(&layers) {
+        true => clients::PEERS_IN_USER_NAMESPACE,
+        false => clients::peers_of(user),
+    };
+    let clients = Clients::new(control, peers).map_err(host("serve the control socket"))?;
 
     let (vsock, ports) = Vsock::new(GUEST_CID).map_err(host("set up the vsock device"))?;
     let (ours, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
@@ -107,17 +125,15 @@ pub(super) fn boot(order: &Order, ends: Ends, lifeline: &UnixStream) -> Result<(
         seccomp: machine.seccomp.into(),
         before_entry: before_entry(order, lifeline, !limited_first)?,
     })?;
-    Ok((Booted { vm, log, agent: Agent::new(ours), streams, milestones }, endpoints))
+    Ok((Booted { vm, log, agent: Agent::new(ours), streams, milestones, clients }, endpoints))
 }
 
 /// What this thread does when all is ready: waits until its caller has set its limits, and gives up what only the start needed. A
-/// container's limits were set before, and its supervisor goes on making streams and opening files for those who come later.
+/// container's limits were set before.
 fn before_entry(order: &Order, lifeline: &UnixStream, wait: bool) -> Result<BeforeEntry, Error> {
-    if order.container {
-        return Ok(Box::new(|| Ok(())));
-    }
     let caller = lifeline.try_clone().map_err(host("keep the lifeline"))?;
-    let filter = Filter::compile(&SUPERVISOR, order.machine.seccomp.into()).map_err(mote_vmm::Error::from)?;
+    let (kind, wait) = if order.container { (&CONTAINER_SUPERVISOR, false) } else { (&SUPERVISOR, wait) };
+    let filter = Filter::compile(kind, order.machine.seccomp.into()).map_err(mote_vmm::Error::from)?;
     Ok(Box::new(move || {
         if wait {
             wait_for_limits(&caller)?;

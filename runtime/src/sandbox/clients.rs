@@ -16,8 +16,10 @@ use nix::{
     cmsg_space,
     errno::Errno,
     poll::PollFlags,
-    sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sockopt::PeerCredentials},
-    unistd::geteuid,
+    sys::socket::{
+        ControlMessageOwned, MsgFlags, SockFlag, accept4, getsockopt, recvmsg, sockopt::PeerCredentials,
+    },
+    unistd::Uid,
 };
 
 use crate::control::{self, Answer, Ask, LENGTH, MAX_DESCRIPTORS, MAX_MESSAGE};
@@ -33,9 +35,21 @@ const CHUNK: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClientId(u64);
 
+/// Whose connections are taken, by user id. The socket's permissions leave only them in; this is a second look.
+pub(super) type Peers = [u32; 2];
+
+/// Root and `user`.
+pub(super) fn peers_of(user: Uid) -> Peers {
+    [0, user.as_raw()]
+}
+
+/// The same two in a user namespace that knows `user` alone, as root: others are nobody there.
+pub(super) const PEERS_IN_USER_NAMESPACE: Peers = [0, 65534];
+
 /// All connections.
 pub(super) struct Clients {
     listener: Option<UnixListener>,
+    peers: Peers,
     clients: BTreeMap<ClientId, Client>,
     next: u64,
 }
@@ -58,12 +72,12 @@ pub(super) struct Received {
 pub(super) struct Gone;
 
 impl Clients {
-    /// Serves whoever connects to `listener`; without one, there is never a client.
-    pub(super) fn new(listener: Option<UnixListener>) -> io::Result<Self> {
+    /// Serves those of `peers` who connect to `listener`; without one, there is never a client.
+    pub(super) fn new(listener: Option<UnixListener>, peers: Peers) -> io::Result<Self> {
         if let Some(listener) = &listener {
             listener.set_nonblocking(true)?;
         }
-        Ok(Self { listener, clients: BTreeMap::new(), next: 0 })
+        Ok(Self { listener, peers, clients: BTreeMap::new(), next: 0 })
     }
 
     /// Where connections come in, as long as there is room for more.
@@ -81,7 +95,12 @@ impl Clients {
 
     /// Takes the next connection, if its other end may ask for anything.
     pub(super) fn accept(&mut self) {
-        let Some(Ok((stream, _))) = self.listener.as_ref().map(UnixListener::accept) else { return };
+        let Some(listener) = &self.listener else { return };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        // Whoever is gone again is no client.
+        let Ok(fd) = accept4(listener.as_raw_fd(), flags) else { return };
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
+        let stream = UnixStream::from(unsafe { OwnedFd::from_raw_fd(fd) });
         let peer = match getsockopt(&stream, PeerCredentials) {
             Ok(peer) => peer.uid(),
             Err(error) => {
@@ -89,15 +108,13 @@ impl Clients {
                 return;
             }
         };
-        if peer != 0 && peer != geteuid().as_raw() {
+        if !self.peers.contains(&peer) {
             tracing::warn!(uid = peer, "a connection from another user was refused");
             return;
         }
-        if stream.set_nonblocking(true).is_ok() {
-            let client = Client { stream, inbox: Vec::new(), descriptors: Vec::new(), outbox: Vec::new() };
-            self.clients.insert(ClientId(self.next), client);
-            self.next += 1;
-        }
+        let client = Client { stream, inbox: Vec::new(), descriptors: Vec::new(), outbox: Vec::new() };
+        self.clients.insert(ClientId(self.next), client);
+        self.next += 1;
     }
 
     /// Reads and writes what a connection is ready for; returns the messages that are complete.

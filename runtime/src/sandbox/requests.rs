@@ -228,18 +228,11 @@ impl Supervisor<'_> {
         if self.processes.of_client(client).is_some() {
             return Err(Error::new(Kind::Host, "one process over each connection"));
         }
-        let terminal = exec.window();
         let mut descriptors = descriptors.into_iter();
-        let stdin = descriptors.next();
-        let ends = match terminal {
-            Some(_) => {
-                let stdout = stdin.as_ref().and_then(|fd| fd.try_clone().ok());
-                Ends { stdin, stdout, stderr: None, terminal }
-            }
-            None => Ends { stdin, stdout: descriptors.next(), stderr: descriptors.next(), terminal },
-        };
+        let (stdin, stdout) = (descriptors.next(), descriptors.next());
+        let ends = Ends { stdin, stdout, stderr: descriptors.next(), terminal: exec.window() };
         let id = self.processes.free_id();
-        self.start(id, Program::from_bytes(exec.program), ends.ready(), Some(client))
+        self.start(id, Program::from_bytes(exec.program), ends.ready_as_they_are(), Some(client))
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Ends {
     pub(super) terminal: Option<WindowSize>,
 }
 
-/// The same, ready for the guest's connections: made where files may be opened and threads be started.
+/// The same, ready for the guest's connections.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     stdin: Option<Endpoint>,
@@ -40,12 +40,22 @@ pub(super) struct Endpoints {
 }
 
 impl Ends {
-    /// Makes them ready.
+    /// Makes them ready, with new descriptors and threads as it takes.
     pub(super) fn ready(self) -> Endpoints {
         Endpoints {
             stdin: self.stdin.map(Endpoint::input),
             stdout: self.stdout.map(Endpoint::output),
             stderr: self.stderr.map(Endpoint::output),
+            terminal: self.terminal,
+        }
+    }
+
+    /// The same for streams that never block, which takes nothing: they come while the guest runs.
+    pub(super) fn ready_as_they_are(self) -> Endpoints {
+        Endpoints {
+            stdin: self.stdin.map(Endpoint::input_as_it_is),
+            stdout: self.stdout.map(Endpoint::output_as_it_is),
+            stderr: self.stderr.map(Endpoint::output_as_it_is),
             terminal: self.terminal,
         }
     }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::net::UnixStream,
     },
     sync::{Arc, Mutex},
 };
@@ -68,8 +68,6 @@ pub(super) enum Pending {
 pub(super) struct Outside<'a> {
     pub(super) order: &'a Order,
     pub(super) lifeline: &'a UnixStream,
-    /// The control socket, if it is a container.
-    pub(super) control: Option<UnixListener>,
     /// The first process's streams.
     pub(super) endpoints: Endpoints,
     /// The terminal behind them.
@@ -108,12 +106,8 @@ pub(super) struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    pub(super) fn new(
-        booted: Booted,
-        outside: Outside<'a>,
-        timeline: &'a mut Timeline,
-    ) -> Result<Self, Error> {
-        Ok(Self {
+    pub(super) fn new(booted: Booted, outside: Outside<'a>, timeline: &'a mut Timeline) -> Self {
+        Self {
             vm: booted.vm,
             log: booted.log,
             agent: booted.agent,
@@ -121,7 +115,7 @@ impl<'a> Supervisor<'a> {
             streams: booted.streams,
             processes: Processes::default(),
             pending: BTreeMap::new(),
-            clients: Clients::new(outside.control).map_err(host("serve the control socket"))?,
+            clients: booted.clients,
             watches: Vec::new(),
             frozen: false,
             order: outside.order,
@@ -135,7 +129,7 @@ impl<'a> Supervisor<'a> {
             timeline,
             guest_offset: 0,
             agent_gone: false,
-        })
+        }
     }
 
     /// Runs until the first process has ended; returns its status.

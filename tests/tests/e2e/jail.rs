@@ -11,7 +11,7 @@ use std::{
 use mote_tests::harness::{Leftovers, children, hypervisor, installed, mote_run, run, temporary, text, wait};
 
 /// A user who is nobody in particular.
-const ORDINARY: u32 = 12345;
+pub(crate) const ORDINARY: u32 = 12345;
 
 /// A sandbox whose command runs until its input ends.
 fn start(command: &mut Command) -> (Child, u32) {
@@ -34,13 +34,13 @@ fn end(mut child: Child) {
 }
 
 /// The value of a line of `/proc/…/status`.
-fn status(of: &Path, key: &str) -> String {
+pub(crate) fn status(of: &Path, key: &str) -> String {
     let text = fs::read_to_string(of.join("status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {key} in {text}")).trim().to_owned()
 }
 
-fn process(pid: u32) -> std::path::PathBuf {
+pub(crate) fn process(pid: u32) -> std::path::PathBuf {
     Path::new("/proc").join(pid.to_string())
 }
 
@@ -60,14 +60,14 @@ fn assert_powerless(pids: &[u32]) {
 }
 
 /// Namespaces that are none of ours.
-fn assert_apart(pid: u32, namespaces: &[&str]) {
+pub(crate) fn assert_apart(pid: u32, namespaces: &[&str]) {
     for namespace in namespaces {
         let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
         assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
     }
 }
 
-fn family(sandbox: u32) -> Vec<u32> {
+pub(crate) fn family(sandbox: u32) -> Vec<u32> {
     let mut family = vec![sandbox];
     family.extend(children(sandbox));
     family

@@ -14,6 +14,7 @@ mod host_side;
 mod hostile;
 mod images;
 mod jail;
+mod jail_container;
 mod machine;
 mod rootfs;
 mod shares;

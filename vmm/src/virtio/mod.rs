@@ -109,7 +109,7 @@ pub trait Device: Send {
     fn reset(&mut self);
 
     /// Starts the device's own threads, if it has any, and restricts them to the system calls that they need: after this, no thread can
-    /// be started. Called before the guest runs.
+    /// be started. Called before the guest runs, and after the process has become whom it will stay.
     ///
     /// # Errors
     /// A thread cannot be started, or not be restricted.

@@ -11,7 +11,7 @@ struct Server {
 fn server() -> Server {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("s")).unwrap();
-    Server { clients: Clients::new(Some(listener)).unwrap(), folder }
+    Server { clients: Clients::new(Some(listener), peers_of(nix::unistd::geteuid())).unwrap(), folder }
 }
 
 impl Server {

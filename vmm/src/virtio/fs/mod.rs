@@ -225,6 +225,11 @@ impl Device for Fs {
         true
     }
 
+    fn prepare(&mut self) -> io::Result<()> {
+        self.server.look_at_ids();
+        Ok(())
+    }
+
     fn process(&mut self, wake: Wake, queues: &mut [VirtQueue<'_>]) -> Result<(), DeviceError> {
         let host = |what| move |error: Errno| DeviceError::Host { what, source: error.into() };
         if wake == Wake::Events {

@@ -69,6 +69,8 @@ pub(super) struct Server {
     entered: bool,
     /// The user and the group of files that this process makes.
     ids: (u32, u32),
+    /// Whether it may give files away. If not, all that it makes is its own.
+    gives_files_away: bool,
     umask: u32,
     /// The file systems that the guest has seen, for [`shown_number`](Self::shown_number).
     devices: Vec<u64>,
@@ -97,6 +99,7 @@ impl Server {
     /// Opens what is shared.
     pub(super) fn new(shares: &[Share], nodes: usize, handles: usize) -> std::result::Result<Self, Error> {
         let host = |what: &'static str| move |error: Errno| Error::Host { what, source: error.into() };
+        let ids = host::own_ids();
         Ok(Self {
             shares: shares.iter().map(Shared::open).collect::<std::result::Result<_, _>>()?,
             nodes: Nodes::new(nodes),
@@ -105,7 +108,8 @@ impl Server {
             request: Vec::new(),
             descriptors: host::open_descriptors().map_err(host("open /proc/self/fd"))?,
             entered: false,
-            ids: host::own_ids(),
+            ids,
+            gives_files_away: ids.0 == 0,
             umask: 0,
             devices: Vec::new(),
             features: 0,
@@ -357,9 +361,15 @@ impl Server {
         self.reply.entry(node, valid, &stat);
     }
 
+    /// Looks who this process is by now. In a user namespace of its own, an ordinary user is called root, and may still not give files to
+    /// others.
+    pub(super) fn look_at_ids(&mut self) {
+        self.ids = host::own_ids();
+    }
+
     /// Whether this process may give files away. If not, all that it makes is its own.
     pub(super) fn gives_files_away(&self) -> bool {
-        self.ids.0 == 0
+        self.gives_files_away
     }
 
     /// How a file looks to the guest: to a server that is not root, its own files are root's, and those of others nobody's.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | regular file, block device | is always ready |
 //! | socket | `MSG_DONTWAIT` with each call |
+//! | what has `O_NONBLOCK` already | as it is |
 //! | FIFO, character device | opened once more through `/proc`, which gives a description of our own |
 //! | anything else, or what cannot be opened once more | a thread in between ([`pump`](super::pump)) |
 
@@ -63,22 +64,27 @@ impl Descriptor {
         Self::prepare(fd, |fd| pump::output(fd, Arc::clone(over)))
     }
 
+    /// What does not block as it is, for either direction: no file is opened for it, and no thread is started.
+    pub(super) fn as_it_is(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let metadata = file.metadata()?;
+        if !does_not_block(&file, &metadata)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor may block"));
+        }
+        Ok(Self { fd: file.into(), socket: metadata.file_type().is_socket(), exclusive: false })
+    }
+
     fn prepare(fd: OwnedFd, pump: impl FnOnce(OwnedFd) -> io::Result<UnixStream>) -> io::Result<Self> {
         let file = File::from(fd);
         let metadata = file.metadata()?;
-        let file_type = metadata.file_type();
-        if file_type.is_file() || file_type.is_block_device() {
-            return Ok(Self { fd: file.into(), socket: false, exclusive: false });
+        if does_not_block(&file, &metadata)? {
+            let socket = metadata.file_type().is_socket();
+            return Ok(Self { fd: file.into(), socket, exclusive: false });
         }
-        if file_type.is_socket() {
-            return Ok(Self { fd: file.into(), socket: true, exclusive: false });
-        }
-        if can_be_opened_again(&metadata) {
-            // What does not block stays as it is: the description is our own, or its owners have agreed on it.
-            let own = if is_non_blocking(&file)? { Ok(file.try_clone()?) } else { open_again(&file) };
-            if let Ok(own) = own {
-                return Ok(Self { fd: own.into(), socket: false, exclusive: false });
-            }
+        if can_be_opened_again(&metadata)
+            && let Ok(own) = open_again(&file)
+        {
+            return Ok(Self { fd: own.into(), socket: false, exclusive: false });
         }
         Ok(Self::socket(pump(file.into())?))
     }
@@ -128,13 +134,31 @@ impl AsFd for Descriptor {
 /// See [`Endpoint::reopen`](super::Endpoint::reopen).
 pub(super) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let file = File::from(fd.try_clone_to_owned()?);
-    if can_be_opened_again(&file.metadata()?)
-        && !is_non_blocking(&file)?
+    let metadata = file.metadata()?;
+    if can_be_opened_again(&metadata)
+        && !does_not_block(&file, &metadata)?
         && let Ok(own) = open_again(&file)
     {
         return Ok(own.into());
     }
     Ok(file.into())
+}
+
+/// See [`Endpoint::may_block`](super::Endpoint::may_block).
+pub(super) fn may_block(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let file = File::from(fd.try_clone_to_owned()?);
+    let metadata = file.metadata()?;
+    Ok(!does_not_block(&file, &metadata)?)
+}
+
+/// Whether reading and writing it as it is never blocks.
+fn does_not_block(file: &File, metadata: &Metadata) -> io::Result<bool> {
+    let file_type = metadata.file_type();
+    if file_type.is_file() || file_type.is_block_device() || file_type.is_socket() {
+        return Ok(true);
+    }
+    // What does not block stays as it is: the description is our own, or its owners have agreed on it.
+    is_non_blocking(file)
 }
 
 /// Whether opening it once more gives the same thing.
@@ -202,5 +226,39 @@ impl Drop for Watch {
             // Closing would not do: others may hold what the descriptor refers to open. Cannot fail for what was added.
             let _ = self.epoll.delete(&*self.descriptor);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_block_is_used_as_it_is_only_after_it_was_opened_once_more() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        for end in [reader, writer] {
+            assert!(may_block(end.as_fd()).unwrap());
+            let own = reopen(end.as_fd()).unwrap();
+            assert!(!may_block(own.as_fd()).unwrap());
+            assert!(Descriptor::as_it_is(own).is_ok());
+            assert!(may_block(end.as_fd()).unwrap(), "what others share has not changed");
+            assert!(Descriptor::as_it_is(end).is_err());
+        }
+    }
+
+    #[test]
+    fn a_terminals_other_end_stays_one_that_may_block() {
+        let ptmx = File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+        let same = reopen(ptmx.as_fd()).unwrap();
+        assert!(may_block(same.as_fd()).unwrap());
+    }
+
+    #[test]
+    fn files_and_sockets_never_block() {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        assert!(!may_block(socket.as_fd()).unwrap());
+        assert!(Descriptor::as_it_is(socket.into()).unwrap().socket);
+        let file = File::open("/proc/self/exe").unwrap();
+        assert!(!Descriptor::as_it_is(file.into()).unwrap().socket);
     }
 }

@@ -42,6 +42,14 @@ impl Endpoint {
         descriptor::reopen(fd)
     }
 
+    /// Whether reading from `fd` or writing to it may block, so that an endpoint of it takes opening it once more, or a thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn may_block(fd: BorrowedFd<'_>) -> io::Result<bool> {
+        descriptor::may_block(fd)
+    }
+
     /// What can be read from `fd` goes to the guest; its end shuts the stream down for sending.
     #[must_use]
     pub fn input(fd: OwnedFd) -> Self {
@@ -54,6 +62,19 @@ impl Endpoint {
     pub fn output(fd: OwnedFd) -> Self {
         let over = Arc::default();
         Self { direction: Direction::Output, descriptor: Descriptor::output(fd, &over), over }
+    }
+
+    /// As [`input`](Self::input), where files can no longer be opened and threads no longer be started: of what [may
+    /// block](Self::may_block) the guest gets nothing.
+    #[must_use]
+    pub fn input_as_it_is(fd: OwnedFd) -> Self {
+        Self { direction: Direction::Input, descriptor: Descriptor::as_it_is(fd), over: Arc::default() }
+    }
+
+    /// As [`output`](Self::output), with the same restriction.
+    #[must_use]
+    pub fn output_as_it_is(fd: OwnedFd) -> Self {
+        Self { direction: Direction::Output, descriptor: Descriptor::as_it_is(fd), over: Arc::default() }
     }
 
     /// Both directions. The socket is the endpoint's alone: where a direction ends, it is shut down.
