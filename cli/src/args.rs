@@ -1,12 +1,15 @@
 //! The command line: every verb and flag, with the words that `--help`, the manual and the completions show.
 
+mod deferred;
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::ArgPredicate};
 use mote_runtime::{HypervisorChoice, SeccompMode};
 
+pub(crate) use self::deferred::Deferred;
 use crate::{
-    bench::args::BenchVerb,
+    bench::args::BenchOptions,
     image::args::{ImageOptions, PullPolicy, RegistryOptions, StoreOptions, UnpackOptions},
     memory::MemorySize,
     oci::args::{ContainerVerb, Creation},
@@ -99,19 +102,15 @@ pub(crate) enum LogFormat {
 pub(crate) enum Verb {
     /// Run a command in a new virtual machine.
     #[command(after_long_help = RUN_HELP)]
-    Run(Box<RunOptions>),
+    Run(Deferred<Box<RunOptions>>),
     /// Get, list and remove images.
-    Image(Box<ImageOptions>),
+    Image(Deferred<Box<ImageOptions>>),
     #[command(flatten)]
     Container(ContainerVerb),
     /// Say what this host can do, and what to do about what is missing.
     Check,
     /// Measure: how fast machines start, what they weigh, how fast bytes move.
-    Bench {
-        /// What is measured.
-        #[command(subcommand)]
-        what: BenchVerb,
-    },
+    Bench(Deferred<BenchOptions>),
     /// Print the version.
     Version,
     /// Print a completion script for a shell.
@@ -312,7 +311,7 @@ impl Arguments {
     pub(crate) fn read(line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let line: Vec<OsString> = line.collect();
         let mut arguments = Self::try_parse_from(&line)?;
-        let Verb::Run(options) = &mut arguments.verb else { return Ok(arguments) };
+        let Verb::Run(Deferred(options)) = &mut arguments.verb else { return Ok(arguments) };
         if options.bundle.is_none() {
             options.tell_image_from_command(&line)?;
             return Ok(arguments);
@@ -324,7 +323,7 @@ impl Arguments {
             let line: Vec<_> = line[..at].iter().chain(rest).chain([id]).cloned().collect();
             arguments = Self::try_parse_from(&line)?;
         }
-        if let Verb::Run(options) = &mut arguments.verb {
+        if let Verb::Run(Deferred(options)) = &mut arguments.verb {
             options.take_container_id()?;
         }
         Ok(arguments)
@@ -376,7 +375,7 @@ mod tests {
     fn run(arguments: &[&str]) -> Result<RunOptions, clap::Error> {
         let all = ["mote", "run"].iter().chain(arguments).map(OsString::from);
         Arguments::read(all).map(|parsed| match parsed.verb {
-            Verb::Run(options) => *options,
+            Verb::Run(options) => *options.0,
             other => panic!("{other:?}"),
         })
     }

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mote_runtime::Timeline;
 
-use crate::args::{Arguments, SandboxArguments, Verb};
+use crate::args::{Arguments, Deferred, SandboxArguments, Verb};
 
 fn main() -> ExitCode {
     // Before anything else: the timeline counts from here.
@@ -42,14 +42,14 @@ fn main() -> ExitCode {
         return report::failed(&error, arguments.log.debug);
     }
     match arguments.verb {
-        Verb::Run(options) => match &options.bundle {
+        Verb::Run(Deferred(options)) => match &options.bundle {
             Some(bundle) => oci::run(&options, bundle, &arguments.global, &arguments.log),
             None => run::run(*options, &arguments.log, timeline),
         },
         Verb::Container(verb) => oci::main(verb, &arguments.global, &arguments.log),
-        Verb::Image(options) => image::image(*options, &arguments.log),
+        Verb::Image(options) => image::image(*options.0, &arguments.log),
         Verb::Check => check::check(),
-        Verb::Bench { what } => bench::bench(&what, arguments.log.debug),
+        Verb::Bench(options) => bench::bench(&options.what, arguments.log.debug),
         Verb::Version => documents::version(),
         Verb::Completions { shell } => documents::completions(shell),
         Verb::Man { directory } => match documents::man(directory.as_deref()) {

@@ -132,7 +132,7 @@ fn carry_out(verb: ContainerVerb, global: &GlobalOptions, log: &LogOptions) -> R
         ContainerVerb::Delete(flags) => {
             container::delete(root, &exactly_one(name, &flags.id)?, flags.force)?;
         }
-        ContainerVerb::Exec(flags) => return exec(flags, root),
+        ContainerVerb::Exec(flags) => return exec(flags.0, root),
         ContainerVerb::List(flags) => list(global, root, flags.format, flags.quiet)?,
         ContainerVerb::Ps(flags) => {
             let [id, ..] = &flags.arguments[..] else { return Err(usage(name, "a minimum of 1", 0)) };

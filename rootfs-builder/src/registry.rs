@@ -364,5 +364,10 @@ fn wrong(name: &Name, error: &dyn std::error::Error) -> Error {
         }
         next = cause.source();
     }
-    Error::Registry { name: name.to_string(), why: why.join(": ") }
+    let mut why = why.join(": ");
+    // What a TLS client says of an answer that is none of TLS.
+    if why.contains("InvalidContentType") {
+        why += "; if it is a registry without TLS, --tls-verify=false";
+    }
+    Error::Registry { name: name.to_string(), why }
 }

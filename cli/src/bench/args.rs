@@ -6,6 +6,13 @@ use clap::{Args, Subcommand};
 
 use crate::{args::HypervisorName, memory::MemorySize};
 
+#[derive(Debug, Args)]
+pub(crate) struct BenchOptions {
+    /// What is measured.
+    #[command(subcommand)]
+    pub(crate) what: BenchVerb,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchVerb {
     /// How long a machine takes to start, phase by phase; with --vs, beside other VMMs and runtimes.
@@ -173,7 +180,7 @@ mod tests {
 
     fn bench(arguments: &[&str]) -> Result<BenchVerb, clap::Error> {
         Arguments::try_parse_from(["mote", "bench"].iter().chain(arguments)).map(|parsed| match parsed.verb {
-            Verb::Bench { what } => what,
+            Verb::Bench(options) => options.0.what,
             other => panic!("{other:?}"),
         })
     }

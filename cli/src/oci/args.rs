@@ -6,34 +6,36 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::args::Deferred;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ContainerVerb {
     /// Create a container from a bundle; its program waits for `start`.
-    Create(CreateFlags),
+    Create(Deferred<CreateFlags>),
     /// Let a created container's program begin.
     Start(Id),
     /// Print the state of a container, as JSON.
     State(Id),
     /// Send a signal, by name or number, to a container's first process.
-    Kill(KillFlags),
+    Kill(Deferred<KillFlags>),
     /// Remove a container that has stopped, or was never started.
-    Delete(DeleteFlags),
+    Delete(Deferred<DeleteFlags>),
     /// Run one more process in a container.
-    Exec(ExecFlags),
+    Exec(Deferred<ExecFlags>),
     /// List containers.
-    List(ListFlags),
+    List(Deferred<ListFlags>),
     /// List the processes of a container.
-    Ps(PsFlags),
+    Ps(Deferred<PsFlags>),
     /// Have all processes of a container stand still.
     Pause(Id),
     /// Have the processes of a paused container go on.
     Resume(Id),
     /// Print what a container uses, and what its sandbox costs the host.
-    Events(EventsFlags),
+    Events(Deferred<EventsFlags>),
     /// Change the limits of a container.
-    Update(Box<UpdateFlags>),
+    Update(Deferred<Box<UpdateFlags>>),
     /// Write a configuration to start from: config.json.
-    Spec(SpecFlags),
+    Spec(Deferred<SpecFlags>),
     /// Print what this runtime can do, as JSON.
     Features,
     /// Not there yet.

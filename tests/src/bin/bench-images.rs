@@ -17,7 +17,6 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use flate2::{Compression, write::GzEncoder};
 use mote_tests::lab::Lab;
-use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -129,6 +128,25 @@ fn make_layout(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Runs a program and returns its peak resident memory in KiB. What the kernel tells of a child that has ended is no good here: it
+/// counts the memory of this process, from before the child became another program.
+fn peak_memory(command: &mut Command) -> anyhow::Result<u64> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    loop {
+        let text = fs::read_to_string(&status)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        // A process that has ended has no memory, and no such line.
+        peak = now.unwrap_or(0).max(peak);
+        if let Some(status) = child.try_wait()? {
+            ensure!(status.success(), "{command:?} failed ({status})");
+            return Ok(peak);
+        }
+    }
+}
+
 fn run(command: &mut Command) -> anyhow::Result<f64> {
     let start = Instant::now();
     let output = command.stdin(Stdio::null()).output();
@@ -155,8 +173,8 @@ fn imports(mote: &Path) -> anyhow::Result<()> {
         import.args(["image", "import", "--quiet", "--store"]).arg(&store).arg(&layout);
         measured("mote", &mut import)?;
         if round == 0 {
-            // Nothing else has run yet, and Mote's own programs are smaller than an import.
-            peak = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss();
+            fs::remove_dir_all(&store)?;
+            peak = peak_memory(&mut import)?;
         }
         let image = format!("{}:latest", layout.display());
         measured("umoci", Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle))?;
