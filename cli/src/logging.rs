@@ -4,8 +4,10 @@ mod violations;
 
 use std::{
     fmt,
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
+    io::{self, Write},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::PathBuf,
     sync::Mutex,
     time::SystemTime,
 };
@@ -36,6 +38,7 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<()> {
                 .open(path)
                 .with_context(|| format!("cannot open the log file {}", path.display()))?;
             violations::report_to(file.as_raw_fd(), options.log_format);
+            let file = LogFile { file, path: path.clone(), failed: false };
             builder.with_writer(Mutex::new(file)).init();
         }
         None => {
@@ -44,6 +47,30 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A log file. That it cannot be written to is said once, on standard error; what is logged then is lost, and nothing else.
+struct LogFile {
+    file: File,
+    path: PathBuf,
+    failed: bool,
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Err(error) = self.file.write_all(bytes)
+            && !std::mem::replace(&mut self.failed, true)
+        {
+            // There is nowhere else to say it.
+            let _ =
+                writeln!(io::stderr(), "mote: cannot write to the log file {}: {error}", self.path.display());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 struct Shape(LogFormat);

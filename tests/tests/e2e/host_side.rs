@@ -56,6 +56,25 @@ fn a_full_disk_costs_the_log_and_nothing_else() {
     let output = run(mote_run(&["--console", "/dev/full"]).args(["--", "echo", "hi"]), b"");
     assert_eq!((output.status, output.text().as_str()), (0, "hi\n"), "{output:?}");
     assert!(output.stderr.contains("kernel log can no longer be written"), "{output:?}");
+    let output = run(mote_run(&["--log", "/dev/full", "--debug"]).args(["--", "echo", "hi"]), b"");
+    assert_eq!((output.status, output.text().as_str()), (0, "hi\n"), "{output:?}");
+    // Each of the two processes says it once.
+    let lines = output.stderr.lines();
+    assert!(lines.clone().count() <= 2 && lines.clone().all(|line| line.contains("/dev/full")), "{output:?}");
+    before.check();
+}
+
+#[test]
+fn output_that_finds_no_room_is_said_to_be_lost() {
+    let before = Leftovers::before();
+    let mut command = mote_run(&[]);
+    command.args(["--", "sh", "-c", "while echo; do :; done; exit 3"]);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = command.stdin(Stdio::null()).stdout(full).output().unwrap();
+    // As with a pipe that nobody reads: the write fails, or the signal comes first.
+    assert!(matches!(output.status.code(), Some(3 | 141)), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("output is lost: No space left on device"), "{said}");
     before.check();
 }
 

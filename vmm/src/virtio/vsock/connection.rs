@@ -338,6 +338,9 @@ impl Side {
 
     fn write(&mut self, from: &Vector<'_>) -> Transfer {
         let result = self.watch.descriptor().write(from);
+        if let Err(error) = &result {
+            report_loss(error);
+        }
         self.outcome(result)
     }
 
@@ -354,5 +357,13 @@ impl Side {
                 Transfer::Over
             }
         }
+    }
+}
+
+/// Says what the guest only learns as a broken pipe: that what it wrote cannot be kept. That nobody reads any more is no loss.
+pub(super) fn report_loss(error: &io::Error) {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, WouldBlock};
+    if !matches!(error.kind(), WouldBlock | BrokenPipe | ConnectionReset) {
+        tracing::warn!("output is lost: {error}");
     }
 }

@@ -24,7 +24,7 @@ use nix::{
     sys::eventfd::{EfdFlags, EventFd},
 };
 
-use super::{buffer::Buffer, descriptor::Descriptor, endpoint::OnClose};
+use super::{buffer::Buffer, connection::report_loss, descriptor::Descriptor, endpoint::OnClose};
 use crate::{
     seccomp::{self, Filter},
     virtio::queue::transfer::Vector,
@@ -196,7 +196,10 @@ impl Rest {
             match self.descriptor.write(&vector) {
                 Ok(written) => self.buffer.consume(written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                Err(_) => break,
+                Err(error) => {
+                    report_loss(&error);
+                    break;
+                }
             }
         }
         self.descriptor.end_output();
