@@ -136,6 +136,9 @@ fn run(
     keep_to_ourselves();
     leave_session()?;
     namespaces::enter(&order.network)?;
+    if let Some(view) = &order.view {
+        view.show(&order.machine.shares)?;
+    }
     let stdin = std::io::stdin();
     let restore = match order.terminal {
         Terminal::Callers => Some(Restore::later(stdin.as_fd())?),

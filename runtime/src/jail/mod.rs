@@ -17,6 +17,7 @@ mod landlock;
 mod limits;
 mod namespaces;
 mod root;
+mod view;
 
 use std::{
     fmt,
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::layers;
 pub(crate) use filter::SUPERVISOR;
+pub(crate) use view::{Place, View};
 
 use crate::{Error, error::Kind, spec::Share};
 

@@ -9,6 +9,7 @@ mod config;
 mod container;
 mod container_death;
 mod container_terminal;
+mod container_view;
 mod death;
 mod host_side;
 mod hostile;
