@@ -16,7 +16,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlink},
     libc,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -91,7 +91,8 @@ impl View {
         let own = root::memory_file_system()?;
         root::attach(&own, Some(&target))?;
         if place.target == Path::new("/proc") {
-            let process = PathBuf::from(format!("/proc/{}", std::process::id()));
+            // As the host counts processes, whatever this one takes itself for.
+            let process = Path::new("/proc").join(readlink("/proc/self")?);
             for source in [process.as_path(), Path::new("/proc/stat")] {
                 let target = find(top, source, source.is_dir())?;
                 root::attach(&root::open_tree(source)?, Some(&target))?;
