@@ -3,6 +3,7 @@
 use std::{fs, process::Command};
 
 use mote_tests::harness::{Leftovers, Output, Terminal, hypervisor, program, run, text};
+use nix::mount::umount;
 use tempfile::TempDir;
 
 use super::{ASKED, IMAGE, folder, ok, remove_empty_cgroups};
@@ -11,12 +12,21 @@ use super::{ASKED, IMAGE, folder, ok, remove_empty_cgroups};
 struct Podman {
     folder: TempDir,
     before: Leftovers,
+    /// Whether podman had mounted its folder of network namespaces already, which it does once and for all.
+    had_networks: bool,
+}
+
+/// Where it keeps network namespaces; that cannot be elsewhere.
+const NETWORKS: &str = "/run/netns";
+
+fn has_networks() -> bool {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&format!(" {NETWORKS} "))
 }
 
 impl Podman {
     fn new() -> Self {
         let before = Leftovers::before();
-        let podman = Self { folder: folder(), before };
+        let podman = Self { folder: folder(), before, had_networks: has_networks() };
         let configuration = format!(
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nlock_type = \"file\"\n\
              [engine.runtimes]\nmote = [\"{}\"]\n",
@@ -66,6 +76,10 @@ impl Drop for Podman {
             run(&mut self.command(&[what, "rm", "--all", "--force", "--time", "0"]), b"");
         }
         remove_empty_cgroups("libpod_parent");
+        if !self.had_networks && has_networks() {
+            // Fails if somebody else has begun to use it.
+            let _ = umount(NETWORKS);
+        }
         if !std::thread::panicking() {
             // The files themselves are in the folder, which goes with us; anything else is too much.
             fs::remove_dir_all(self.folder.path()).unwrap();
