@@ -74,6 +74,7 @@ fn run_inner(
         container: false,
         jail_uid: spec.jail_uid,
         stop_signal: spec.process.stop_signal,
+        view: None,
     };
     // A sandbox process that dies at once is told by its status, not by this.
     let _ = lifeline::send(&mut &lifeline, &order);

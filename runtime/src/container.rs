@@ -33,6 +33,7 @@ mod hooks;
 mod host_cgroup;
 mod id;
 mod identity;
+mod pod;
 mod ps;
 mod run;
 mod state;

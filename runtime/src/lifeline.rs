@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     error::Failure,
+    jail::View,
     spec::{Machine, Network, Terminal},
     timeline::Timeline,
 };
@@ -47,6 +48,8 @@ pub(crate) struct Order {
     pub(crate) jail_uid: Option<u32>,
     /// The signal that the guest's first process gets for a `SIGTERM`, if not that.
     pub(crate) stop_signal: Option<u8>,
+    /// What others find in its mount namespace, if it is a container.
+    pub(crate) view: Option<View>,
 }
 
 /// What the guest is to run.

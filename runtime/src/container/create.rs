@@ -34,6 +34,7 @@ use super::{
     host_cgroup::{self, HostCgroup, Limits},
     id::ContainerId,
     identity::Identity,
+    pod,
     state::State,
 };
 use crate::{
@@ -94,7 +95,8 @@ pub fn create(options: &CreateOptions<'_>) -> Result<(), Error> {
 }
 
 pub(super) fn create_child(options: &CreateOptions<'_>) -> Result<Created, Error> {
-    let bundle = Bundle::load(options.bundle)?;
+    let mut bundle = Bundle::load(options.bundle)?;
+    pod::join(options.root, &mut bundle)?;
     let terminal = terminal(bundle.spec(), options)?;
     let folder = Folder::create(options.root, options.id)?;
     let mut attempt = Attempt { folder, cgroup: HostCgroup::default(), child: None, poststop: None };
@@ -176,6 +178,7 @@ impl Attempt {
             container: true,
             jail_uid: None,
             stop_signal: None,
+            view: Some(bundle.view()?),
         };
         let told = |result: std::io::Result<()>| result.map_err(host("talk with the sandbox process"));
         told(lifeline::send(&mut &lifeline, &order))?;
@@ -187,6 +190,7 @@ impl Attempt {
             rootfs: bundle.rootfs().to_owned(),
             created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
             annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            hostname: spec.hostname().clone(),
             owner: nix::unistd::getuid().as_raw(),
             sandbox: Identity::of(pid).map_err(host("look at the sandbox process"))?,
             cgroup: self.cgroup.clone(),

@@ -33,6 +33,8 @@ pub(super) struct State {
     /// RFC 3339, UTC.
     pub(super) created: String,
     pub(super) annotations: BTreeMap<String, String>,
+    /// What it is called in its network, if anything is said.
+    pub(super) hostname: Option<String>,
     /// The user that has created it.
     pub(super) owner: u32,
     /// The sandbox process.

@@ -17,6 +17,7 @@ mod landlock;
 mod limits;
 mod namespaces;
 mod root;
+mod view;
 
 use std::{
     fmt,
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use check::layers;
 pub(crate) use filter::{CONTAINER_SUPERVISOR, SUPERVISOR};
 pub(crate) use namespaces::in_user_namespace;
+pub(crate) use view::{Place, View};
 
 use crate::{Error, error::Kind, spec::Share};
 
@@ -73,6 +75,8 @@ pub(crate) struct Jail {
     pub(crate) shares: Vec<(OwnedFd, Access)>,
     /// The capabilities that it keeps.
     pub(crate) capabilities: &'static [Capability],
+    /// What others find who come into its mount namespace, if not what it sees itself.
+    pub(crate) view: Option<(View, Vec<Share>)>,
 }
 
 /// What may be done with a share.
@@ -185,6 +189,7 @@ impl Jail {
             descriptors: limits::DESCRIPTORS,
             shares: Vec::new(),
             capabilities: &[],
+            view: None,
         }
     }
 
@@ -243,7 +248,11 @@ impl Jail {
         let process_id = credentials::process_id();
         let admin = credentials::is_admin();
         if namespaces::enter(self.network, admin, &mut layers)? {
+            // Nobody comes into an ordinary user's.
+            let view = self.view.as_ref().filter(|_| admin);
+            let view = view.map(|(view, shares)| view.prepare(shares)).transpose()?;
             root::enter(&self.root, &mut layers)?;
+            view.map_or(Ok(()), view::Prepared::show)?;
         }
         limits::set(self.descriptors, &mut layers)?;
         landlock::restrict(&self, &mut layers)?;

@@ -7,6 +7,7 @@ use std::fs;
 
 use nix::{
     errno::Errno,
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     unistd::{Gid, Uid},
 };
@@ -37,6 +38,9 @@ pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Resul
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).map_err(refused("no namespaces"))?;
+    // What is mounted here must not show on the host, but what the host unmounts must not stay here.
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(refused("its mounts cannot be told from the host's"))?;
     layers.in_force(MOUNT, "its own");
     layers.in_force("IPC namespace", "its own");
     match network {

@@ -34,9 +34,6 @@ const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 
 /// Makes `root` the root of the calling process, which must have a mount namespace of its own.
 pub(super) fn enter(root: &Root, layers: &mut Layers) -> Result<(), Error> {
-    // What is mounted here from now on must not show on the host.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(refused("its mounts cannot be made private"))?;
     let new = memory_file_system().map_err(refused("no file system for its root"))?;
     attach(&new, None).map_err(refused("its root cannot be mounted"))?;
     let form = match root {
@@ -133,7 +130,7 @@ fn at(fd: &OwnedFd) -> PathBuf {
 }
 
 /// A file system in memory that is mounted nowhere yet.
-fn memory_file_system() -> nix::Result<OwnedFd> {
+pub(super) fn memory_file_system() -> nix::Result<OwnedFd> {
     // SAFETY: takes a string that ends with NUL, and makes a new descriptor.
     let context =
         descriptor(unsafe { libc::syscall(libc::SYS_fsopen, c"tmpfs".as_ptr(), libc::FSOPEN_CLOEXEC) })?;
@@ -154,7 +151,7 @@ fn memory_file_system() -> nix::Result<OwnedFd> {
 }
 
 /// What is mounted at and below `path`, once more, mounted nowhere yet.
-fn open_tree(path: &Path) -> nix::Result<OwnedFd> {
+pub(super) fn open_tree(path: &Path) -> nix::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
     let flags = OPEN_TREE_CLONE | libc::AT_RECURSIVE.cast_unsigned() | libc::O_CLOEXEC.cast_unsigned();
     // SAFETY: takes a string that ends with NUL, and makes a new descriptor.
@@ -162,7 +159,7 @@ fn open_tree(path: &Path) -> nix::Result<OwnedFd> {
 }
 
 /// Mounts what is not mounted yet, at the root or at `target`.
-fn attach(mount: &OwnedFd, target: Option<&OwnedFd>) -> nix::Result<()> {
+pub(super) fn attach(mount: &OwnedFd, target: Option<&OwnedFd>) -> nix::Result<()> {
     let (to, path, flags) = match target {
         Some(target) => (target.as_raw_fd(), c"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
         None => (libc::AT_FDCWD, c"/", MOVE_MOUNT_F_EMPTY_PATH),
@@ -175,7 +172,7 @@ fn attach(mount: &OwnedFd, target: Option<&OwnedFd>) -> nix::Result<()> {
 }
 
 /// Adds attributes to a mount, and to those below it.
-fn set_attributes(mount: &OwnedFd, attributes: u64, recursive: bool) -> nix::Result<()> {
+pub(super) fn set_attributes(mount: &OwnedFd, attributes: u64, recursive: bool) -> nix::Result<()> {
     let attributes = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: takes a string that ends with NUL, and reads as many bytes of the structure as it has.

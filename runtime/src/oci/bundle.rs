@@ -13,6 +13,7 @@ use super::{json, mounts};
 use crate::{
     Error,
     error::Kind,
+    jail::View,
     spec::{Cache, Share},
 };
 
@@ -122,6 +123,32 @@ impl Bundle {
         all.iter().find(|namespace| namespace.typ() == typ).map(|namespace| namespace.path().as_deref())
     }
 
+    /// The processes whose IPC and UTS namespaces the container is to be in, with these namespaces: if they are containers, too, it
+    /// is one of their pod.
+    pub fn neighbours(&self) -> impl Iterator<Item = (u32, LinuxNamespaceType, &Path)> {
+        let all = self.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        all.iter().filter_map(|namespace| {
+            let (typ, path) = (namespace.typ(), namespace.path().as_deref()?);
+            Some((neighbour(typ, path)?, typ, path))
+        })
+    }
+
+    /// Has the container be called like that, if its configuration has no name for it.
+    pub fn name(&mut self, hostname: &str) {
+        if self.spec.hostname().as_deref().is_none_or(str::is_empty) {
+            self.spec.set_hostname(Some(hostname.to_owned()));
+        }
+    }
+
+    /// What the container's mounts are, as far as the host is concerned.
+    ///
+    /// # Errors
+    /// Those of [`shares`](Self::shares).
+    pub(crate) fn view(&self) -> Result<View, Error> {
+        let read_only = self.spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
+        Ok(View { read_only: read_only.unwrap_or(false), places: mounts::places(self)? })
+    }
+
     /// Whether the container's root is another user than the guest's.
     pub(super) fn has_user_namespace(&self) -> bool {
         self.namespace(LinuxNamespaceType::User).is_some()
@@ -220,11 +247,9 @@ impl Bundle {
             }
             if let Some(path) = namespace.path()
                 && typ != LinuxNamespaceType::Network
+                && neighbour(typ, path).is_none()
             {
-                return Err(wrong(format!(
-                    "linux.namespaces: {typ} namespace {}: a container in a VM cannot join a namespace of the host's",
-                    path.display()
-                )));
+                return Err(cannot_join(typ, path));
             }
         }
         let has_maps = linux.uid_mappings().is_some() || linux.gid_mappings().is_some();
@@ -256,6 +281,25 @@ impl Bundle {
         }
         Ok(())
     }
+}
+
+/// The process whose namespace this is, if its type and form are those with which engines name the namespaces of a pod.
+fn neighbour(typ: LinuxNamespaceType, path: &Path) -> Option<u32> {
+    let name = match typ {
+        LinuxNamespaceType::Ipc => "ipc",
+        LinuxNamespaceType::Uts => "uts",
+        _ => return None,
+    };
+    let process = path.to_str()?.strip_prefix("/proc/")?.strip_suffix(name)?.strip_suffix("/ns/")?;
+    process.parse().ok()
+}
+
+/// The container would have to be in a namespace of the host's.
+pub(crate) fn cannot_join(typ: LinuxNamespaceType, path: &Path) -> Error {
+    wrong(format!(
+        "linux.namespaces: {typ} namespace {}: a container in a VM cannot join a namespace of the host's",
+        path.display()
+    ))
 }
 
 /// A failure of the configuration.

@@ -27,6 +27,7 @@ mod seccomp;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bundle::cannot_join;
 pub use bundle::{Bundle, Size};
 
 use mote_protocol::ProcessId;

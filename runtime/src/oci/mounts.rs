@@ -13,7 +13,7 @@ use super::{
     GUEST_CGROUP,
     bundle::{Bundle, Source, wrong},
 };
-use crate::{Error, program::Builder, shares};
+use crate::{Error, jail::Place, program::Builder, shares};
 
 /// `MOUNT_ATTR_*` of `linux/mount.h`.
 pub(super) const RDONLY: u64 = 0x1;
@@ -196,6 +196,22 @@ pub(super) fn compile(bundle: &Bundle, builder: &mut Builder) -> Result<(), Erro
         }
     }
     Ok(())
+}
+
+/// Where the container's mounts are, and which of them the host has part in. Nodes of devices are none.
+pub(super) fn places(bundle: &Bundle) -> Result<Vec<Place>, Error> {
+    let mut next_share = 1;
+    let mut places = Vec::new();
+    for mount in bundle.mounts() {
+        let share = match kind(bundle, mount, &Options::of(mount), next_share)? {
+            Kind::Share(index) => Some(index),
+            Kind::Guest(_) | Kind::Type(_) => None,
+            Kind::Device(..) => continue,
+        };
+        next_share += usize::from(share.is_some());
+        places.push(Place { target: mount.destination().clone(), share });
+    }
+    Ok(places)
 }
 
 /// How a mount is made.

@@ -432,7 +432,7 @@ fn samples() -> Vec<(&'static str, Value, &'static str)> {
         ("domainname", json!("realm"), "SetDomainname { name: WireStr(\"realm\") }"),
         ("mounts", json!([{"destination": "/q", "type": "mqueue"}]), "fs_type: WireStr(\"mqueue\")"),
         ("hooks.startContainer", json!([{"path": "/h"}]), "RunHook { path: WireStr(\"/h\")"),
-        ("linux.namespaces.path", json!([{"type": "ipc", "path": "/proc/1/ns/ipc"}]), "cannot join"),
+        ("linux.namespaces.path", json!([{"type": "pid", "path": "/proc/1/ns/pid"}]), "cannot join"),
         ("linux.namespaces.time", json!([{"type": "time"}]), "Unshare { namespaces: 128 }"),
         ("linux.sysctl", json!({"kernel/shmmax": "9"}), "sys/kernel/shmmax"),
         (

@@ -84,6 +84,7 @@ pub(super) fn boot(
         // An engine and hooks put its interfaces where the process is.
         jail.network = jail::Network::Keep;
     }
+    jail.view = order.view.clone().map(|view| (view, machine.shares.clone()));
     // All that is ever needed is open, and there is one thread.
     let layers = jail.enter()?;
     let peers = match jail::in_user_namespace(&layers) {

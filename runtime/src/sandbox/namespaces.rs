@@ -1,7 +1,7 @@
 //! The namespaces of the host that a sandbox process lives in.
 //!
-//! Only the network's is of any use to a VM: engines and hooks put a container's interfaces into it, and look for them at
-//! `/proc/PID/ns/net` of the sandbox process.
+//! Of them, only the network's is of any use to a VM: engines and hooks put a container's interfaces into it, and look for them at
+//! `/proc/PID/ns/net` of the sandbox process. Of the mount namespace, see [`View`](crate::jail::View).
 
 use std::fs::File;
 

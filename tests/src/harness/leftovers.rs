@@ -59,14 +59,15 @@ fn named_sockets() -> BTreeSet<String> {
     table
         .iter()
         .filter_map(|line| line.split_whitespace().nth(7))
-        .filter(|n| n.contains("mote"))
+        .filter(|n| n.contains("mote") || n.contains("containerd"))
         .map(str::to_owned)
         .collect()
 }
 
-/// Processes that are sandboxes or QEMU.
+/// Processes that are sandboxes or QEMU, or engines that a test has started.
 fn ours() -> BTreeSet<u32> {
-    let named = |name: &str| name.starts_with("mote") || name.starts_with("qemu-system") || name == "exe";
+    const NAMES: [&str; 6] = ["mote", "qemu-system", "conmon", "podman", "dockerd", "containerd"];
+    let named = |name: &str| NAMES.iter().any(|ours| name.starts_with(ours)) || name == "exe";
     processes().into_iter().filter(|(_, _, name)| named(name)).map(|(pid, ..)| pid).collect()
 }
 
@@ -80,11 +81,18 @@ fn files() -> BTreeSet<String> {
     found
 }
 
+/// Has our name in it, or ends with the id of an engine's container.
+fn is_ours(name: &str) -> bool {
+    const ID: usize = 64;
+    let id = name.len().checked_sub(ID).and_then(|at| name.get(at..));
+    name.contains("mote") || id.is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 fn collect(folder: &Path, depth: u32, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         // The remembered verdict of the KVM probe is meant to stay.
-        if entry.file_name().to_string_lossy().contains("mote") && path != Path::new("/run/mote") {
+        if is_ours(&entry.file_name().to_string_lossy()) && path != Path::new("/run/mote") {
             found.insert(path.display().to_string());
         }
         if depth > 1 && path.is_dir() && !path.is_symlink() {

@@ -13,49 +13,13 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
-use sha2::{Digest, Sha256};
-use tar::{Builder, EntryType, Header};
+use tar::EntryType;
 
-/// A layer that is being made.
-struct Layer(Builder<Vec<u8>>);
-
-impl Layer {
-    fn new() -> Self {
-        Self(Builder::new(Vec::new()))
-    }
-
-    fn add(mut self, kind: EntryType, path: &str, mode: u32, owner: u64, link: &str, content: &[u8]) -> Self {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_uid(owner);
-        header.set_gid(owner);
-        header.set_mtime(1_000_000_000);
-        header.set_size(content.len() as u64);
-        if kind == EntryType::Char {
-            header.set_device_major(1).unwrap();
-            header.set_device_minor(5).unwrap();
-        }
-        if link.is_empty() {
-            self.0.append_data(&mut header, path, content).unwrap();
-        } else {
-            self.0.append_link(&mut header, path, link).unwrap();
-        }
-        self
-    }
-
-    fn file(self, path: &str, content: &[u8]) -> Self {
-        self.add(EntryType::Regular, path, 0o644, 0, "", content)
-    }
-}
+use crate::archive::{Layer, save, sha256};
 
 /// Content of which every block is another one.
 fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at / 97 + at / 4096) % 251).unwrap()).collect()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Lengths around those at which content goes from beside the inode to blocks.
@@ -63,8 +27,10 @@ const LENGTHS: [usize; 9] = [0, 1, 2047, 2048, 2049, 4095, 4096, 4097, 1_000_000
 
 /// An archive of `docker save` with an image of two layers that uses everything.
 fn archive(folder: &Path) -> PathBuf {
-    let mut below = Layer::new()
-        .add(EntryType::Regular, "bin/busybox", 0o755, 0, "", &fs::read("/bin/busybox").unwrap())
+    const NAMES: &[&str] =
+        &["sh", "cat", "id", "env", "stat", "sha256sum", "ls", "wc", "pwd", "sleep", "touch", "tail", "dd"];
+    let below = Layer::new()
+        .busybox(NAMES)
         .file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/srv/web:/bin/sh\n")
         .file("etc/group", b"root:x:0:\nweb:x:34:\nlog:x:40:web\n")
         .add(EntryType::Directory, "data", 0o700, 33, "", b"")
@@ -74,11 +40,6 @@ fn archive(folder: &Path) -> PathBuf {
         .add(EntryType::Regular, "special", 0o6755, 33, "", b"s")
         .add(EntryType::Link, "linked", 0o6755, 33, "special", b"")
         .add(EntryType::Char, "zero", 0o666, 0, "", b"");
-    for applet in
-        ["sh", "cat", "id", "env", "stat", "sha256sum", "ls", "wc", "pwd", "sleep", "touch", "tail", "dd"]
-    {
-        below = below.add(EntryType::Symlink, &format!("bin/{applet}"), 0o777, 0, "busybox", b"");
-    }
     let mut above = Layer::new().file(".wh.gone", b"").file("usr/new", b"through a link\n");
     for length in LENGTHS {
         above = above.file(&format!("content/{length}"), &content(length));
@@ -86,35 +47,18 @@ fn archive(folder: &Path) -> PathBuf {
     for number in 0..1500 {
         above = above.file(&format!("many/a-file-with-a-rather-long-name-{number}"), b"x");
     }
-    let layers = [below.0.into_inner().unwrap(), above.0.into_inner().unwrap()];
-    let ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", sha256(layer))).collect();
     let config = json!({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {
-            "Entrypoint": ["/bin/sh", "-c"],
-            "Cmd": ["id; echo $GREETING-$HOME; pwd"],
-            "Env": ["GREETING=hello", "PATH=/bin"],
-            "WorkingDir": "/work/made",
-            "User": "web",
-            "StopSignal": "SIGUSR1",
-            "Volumes": { "/data": {} },
-            "Labels": { "a": "label" },
-        },
-        "rootfs": { "type": "layers", "diff_ids": ids },
+        "Entrypoint": ["/bin/sh", "-c"],
+        "Cmd": ["id; echo $GREETING-$HOME; pwd"],
+        "Env": ["GREETING=hello", "PATH=/bin"],
+        "WorkingDir": "/work/made",
+        "User": "web",
+        "StopSignal": "SIGUSR1",
+        "Volumes": { "/data": {} },
+        "Labels": { "a": "label" },
     });
-    let manifest = json!([{ "Config": "config.json", "RepoTags": ["localhost/app:1"], "Layers": ["1/layer.tar", "2/layer.tar"] }]);
-    // Such names as `docker save` gives: digests, which nobody has to believe.
-    let [one, two] = [format!("{}/layer.tar", "1".repeat(64)), format!("{}/layer.tar", "2".repeat(64))];
-    let manifest = manifest.to_string().replace("1/layer.tar", &one).replace("2/layer.tar", &two);
-    let config_name = format!("{}.json", sha256(config.to_string().as_bytes()));
-    let outer = Layer::new()
-        .file("manifest.json", manifest.replace("config.json", &config_name).as_bytes())
-        .file(&config_name, config.to_string().as_bytes())
-        .file(&one, &layers[0])
-        .file(&two, &layers[1]);
     let path = folder.join("app.tar");
-    fs::write(&path, outer.0.into_inner().unwrap()).unwrap();
+    save(&path, "localhost/app:1", &config, vec![below, above]);
     path
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod archive;
 mod bad_input;
 mod bench;
 mod command;
@@ -9,7 +10,9 @@ mod config;
 mod container;
 mod container_death;
 mod container_terminal;
+mod container_view;
 mod death;
+mod engines;
 mod host_side;
 mod hostile;
 mod images;
