@@ -14,6 +14,7 @@ mod host;
 mod html;
 mod io;
 mod memory;
+mod orphans;
 mod progress;
 mod stats;
 mod table;

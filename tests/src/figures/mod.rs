@@ -65,6 +65,15 @@ impl Figure {
         matches!(self.limit, Limit::Most(_) | Limit::Less)
     }
 
+    /// This figure, or the one of the same name in `others` if that is better.
+    #[must_use]
+    pub fn better_of(self, others: &[Self]) -> Self {
+        let Some(other) = others.iter().find(|other| other.name == self.name) else { return self };
+        let is_better =
+            if self.less_is_better() { other.value < self.value } else { other.value > self.value };
+        if is_better { other.clone() } else { self }
+    }
+
     /// One line: the value beside its limit.
     #[must_use]
     pub fn line(&self) -> String {

@@ -6,7 +6,8 @@
 //!
 //! When all times are taken, one more start of each machine is counted: exits and page faults.
 //!
-//! Subjects take turns, so that whatever else happens on the host meanwhile happens to all of them.
+//! Subjects take turns, so that whatever else happens on the host meanwhile happens to all of them. What a machine leaves is waited for,
+//! so that it does not happen to the next one.
 
 mod counts;
 mod page;
@@ -23,7 +24,7 @@ use self::{
     start::Start,
     subject::Subject,
 };
-use super::{args::BootOptions, host::Host, html, print_json, progress};
+use super::{args::BootOptions, host::Host, html, orphans::Orphans, print_json, progress};
 
 pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
     let subjects = subject::all(options)?;
@@ -33,6 +34,7 @@ pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
     let limit = Duration::from_secs(options.limit.into());
     let mut results = subjects.iter().map(Results::new).collect::<anyhow::Result<Vec<_>>>()?;
     let total = u64::from(options.warm_up + options.runs) * u64::try_from(subjects.len())?;
+    let mut orphans = Orphans::adopt()?;
     let bar = progress::bar(usize::try_from(total)?, "");
     for (counts, runs) in [(false, options.warm_up), (true, options.runs)] {
         let mut left = runs;
@@ -40,10 +42,15 @@ pub(super) fn bench(options: &BootOptions) -> anyhow::Result<()> {
             let batch = left.min(options.parallel);
             for (subject, results) in subjects.iter().zip(&mut results) {
                 bar.set_message(subject.name.clone());
-                for start in start_together(subject, batch, limit)? {
-                    if counts {
-                        results.add(&start);
-                    }
+                let starts = start_together(subject, batch, limit)?;
+                // A rival may have left what lives on.
+                if subject.is_mote() {
+                    orphans.wait()?
+                } else {
+                    orphans.disregard()?
+                }
+                if counts {
+                    starts.iter().for_each(|start| results.add(start));
                 }
                 bar.inc(batch.into());
             }

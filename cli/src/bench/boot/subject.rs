@@ -79,6 +79,11 @@ fn name(machine: &Machine) -> String {
 }
 
 impl Subject {
+    /// Whether it is a machine of ours.
+    pub(super) fn is_mote(&self) -> bool {
+        matches!(self.kind, Kind::Mote(_))
+    }
+
     /// The program that starts it, and its arguments.
     pub(super) fn command(&self) -> (OsString, Vec<OsString>) {
         match &self.kind {
