@@ -6,7 +6,7 @@ TIME ?= 60
 TARGET := target/x86_64-unknown-linux-gnu/release
 MOTE := target/bin/mote
 LIB := target/lib/mote
-BENCH := cargo run --quiet --release --locked -p mote-tests --bin bench --
+BENCH := cargo run --quiet --locked -p mote-tests --bin bench --
 BASELINE := tests/baseline.json
 
 .PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fuzz miri fmt lint install clean help
