@@ -100,7 +100,8 @@ pub(crate) struct Inheritance {
 /// [`sandbox_main`](crate::sandbox_main).
 pub const SANDBOX_NAME: &str = "mote-sandbox";
 
-/// Starts this program once more, with `arguments`. It gets the standard streams, what is in `inheritance`, and no other descriptor. The caller must have one thread.
+/// Starts this program once more, with `arguments`. It gets the standard streams, what is in `inheritance`, and no other descriptor. The
+/// caller must have one thread.
 ///
 /// # Errors
 /// No process, or arguments that no program can get.

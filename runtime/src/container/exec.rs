@@ -1,9 +1,9 @@
 //! `exec`: one more process in a container.
 //!
 //! The command hands its standard streams over to the sandbox process, which joins them with the guest's; no byte of them passes
-//! through here, but for streams that may block (`streams.rs`). What stays is a connection: signals and window sizes go one way, the end comes back. In the foreground that is
-//! the command itself, detached it is a *relay*: a fork of it that is to the outside what the process is in the guest, ends with
-//! its status after the last byte of output, and takes it along when it is killed.
+//! through here, but for streams that may block (`streams.rs`). What stays is a connection: signals and window sizes go one way,
+//! the end comes back. In the foreground that is the command itself, detached it is a *relay*: a fork of it that is to the outside
+//! what the process is in the guest, ends with its status after the last byte of output, and takes it along when it is killed.
 
 use std::{
     os::{

@@ -16,13 +16,13 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlink},
+    fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2},
     libc,
     sys::stat::{Mode, mkdirat},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{refused, root};
+use super::{credentials, refused, root};
 use crate::{Error, spec::Share};
 
 /// What a container's mounts are, as far as the host is concerned.
@@ -110,7 +110,8 @@ fn part(place: &Place, shares: &[Share]) -> nix::Result<Part> {
     let mut files = Vec::new();
     if place.target == Path::new("/proc") {
         // As the host counts processes, whatever this one takes itself for.
-        for path in [Path::new("/proc").join(readlink("/proc/self")?), "/proc/stat".into()] {
+        let process = credentials::process_id().ok_or(Errno::ENOENT)?;
+        for path in [PathBuf::from(format!("/proc/{process}")), "/proc/stat".into()] {
             let tree = root::open_tree(&path)?;
             files.push((path, tree));
         }

@@ -1,8 +1,9 @@
 //! Compiles a bundle to programs: one that makes the container and becomes its first process, and one for each further process.
 //!
-//! The order in the first one: the processors and the cgroup, while the agent's own view of the guest is still the child's; the root and its mounts; who the
-//! process is; everything that can be wrong with the program to execute; the gate; hooks; the program. With a user namespace, what
-//! only the guest's root may do comes first, and the other namespaces are made inside of it, so that they are its own.
+//! The order in the first one: the processors and the cgroup, while the agent's own view of the guest is still the child's; the root
+//! and its mounts; who the process is; everything that can be wrong with the program to execute; the gate; hooks; the program. With a
+//! user namespace, what only the guest's root may do comes first, and the other namespaces are made inside of it, so that they are
+//! its own.
 
 use std::ffi::CString;
 

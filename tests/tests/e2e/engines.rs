@@ -13,7 +13,7 @@ use std::{
     sync::mpsc,
 };
 
-use mote_tests::harness::{HANG, run, wait};
+use mote_tests::harness::{HANG, Leftovers, Terminal, run, wait};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -46,6 +46,25 @@ fn ok(command: &mut Command) -> String {
     let output = run(command, b"");
     assert_eq!(output.status, 0, "{command:?}: {output:?}");
     output.text()
+}
+
+/// Removes an engine's folder and cgroups when it has been stopped, and looks for what it has left.
+fn leave(folder: &TempDir, cgroups: &str, before: &Leftovers) {
+    remove_empty_cgroups(cgroups);
+    if !std::thread::panicking() {
+        // Its files are in the folder, which goes with us; anything else is too much.
+        fs::remove_dir_all(folder.path()).unwrap();
+        before.check();
+    }
+}
+
+/// Has a command that passes lines on do so in a terminal; `echoed` is what the terminal then shows.
+fn type_a_line(command: &mut Command, echoed: &str) {
+    let mut terminal = Terminal::start(command, 24, 80);
+    terminal.type_in("typed\n");
+    terminal.read_until(echoed);
+    terminal.type_in("\x04");
+    assert!(terminal.wait().success());
 }
 
 /// A service that runs until it is dropped.

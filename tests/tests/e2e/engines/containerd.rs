@@ -10,7 +10,7 @@ use std::{
 use mote_tests::harness::{Leftovers, Terminal, hypervisor, program, run, shell_status, text, wait};
 use tempfile::TempDir;
 
-use super::{ASKED, Daemon, IMAGE, folder, ok, remove_empty_cgroups};
+use super::{ASKED, Daemon, IMAGE, folder, leave, ok, type_a_line};
 
 /// containerd, with everything below one folder.
 struct Containerd {
@@ -79,11 +79,7 @@ impl Drop for Containerd {
             }
         }
         self.daemon = None;
-        remove_empty_cgroups("default");
-        if !std::thread::panicking() {
-            fs::remove_dir_all(self.folder.path()).unwrap();
-            self.before.check();
-        }
+        leave(&self.folder, "default", &self.before);
     }
 }
 
@@ -97,13 +93,9 @@ fn run_ends_as_its_program_does() {
     assert!(output.stderr.contains("error\n"), "{output:?}");
     let output = run(&mut containerd.run(&["--rm"], "mote-two", &["/missing"]), b"");
     assert!(output.status == 1 && output.stderr.contains("no such file or directory"), "{output:?}");
-    let mut terminal = containerd.run(&["--rm", "-t"], "mote-three", &["sh", "-c", "test -t 0 && cat"]);
-    let mut terminal = Terminal::start(&mut terminal, 24, 80);
-    terminal.type_in("typed\n");
+    let mut command = containerd.run(&["--rm", "-t"], "mote-three", &["sh", "-c", "test -t 0 && cat"]);
     // ctr's own terminal goes on turning ends of lines into two characters, the container's has done so already.
-    terminal.read_until("typed\r\r\ntyped\r\r\n");
-    terminal.type_in("\x04");
-    assert!(terminal.wait().success());
+    type_a_line(&mut command, "typed\r\r\ntyped\r\r\n");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use mote_tests::harness::{Leftovers, Terminal, hypervisor, program, run, text};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{ASKED, Daemon, IMAGE, folder, ok, remove_empty_cgroups};
+use super::{ASKED, Daemon, IMAGE, folder, leave, ok, type_a_line};
 
 /// Docker, with everything below one folder.
 struct Docker {
@@ -78,11 +78,7 @@ impl Drop for Docker {
             run(self.command(&["rm", "--force"]).args(all.lines()), b"");
         }
         self.daemon = None;
-        remove_empty_cgroups("docker");
-        if !std::thread::panicking() {
-            fs::remove_dir_all(self.folder.path()).unwrap();
-            self.before.check();
-        }
+        leave(&self.folder, "docker", &self.before);
     }
 }
 
@@ -97,12 +93,8 @@ fn run_ends_as_its_program_does() {
         let output = run(&mut docker.run(&["--rm"], &[command]), b"");
         assert_eq!(output.status, status, "{output:?}");
     }
-    let mut terminal =
-        Terminal::start(&mut docker.run(&["--rm", "-it"], &["sh", "-c", "test -t 0 && cat"]), 24, 80);
-    terminal.type_in("typed\n");
-    terminal.read_until("typed\r\ntyped\r\n");
-    terminal.type_in("\x04");
-    assert!(terminal.wait().success());
+    let mut command = docker.run(&["--rm", "-it"], &["sh", "-c", "test -t 0 && cat"]);
+    type_a_line(&mut command, "typed\r\ntyped\r\n");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use mote_tests::harness::{Leftovers, Output, Terminal, hypervisor, program, run,
 use nix::mount::umount;
 use tempfile::TempDir;
 
-use super::{ASKED, IMAGE, folder, ok, remove_empty_cgroups};
+use super::{ASKED, IMAGE, folder, leave, ok, type_a_line};
 
 /// podman, with everything below one folder.
 struct Podman {
@@ -75,16 +75,11 @@ impl Drop for Podman {
         for what in ["pod", "container"] {
             run(&mut self.command(&[what, "rm", "--all", "--force", "--time", "0"]), b"");
         }
-        remove_empty_cgroups("libpod_parent");
         if !self.had_networks && has_networks() {
             // Fails if somebody else has begun to use it.
             let _ = umount(NETWORKS);
         }
-        if !std::thread::panicking() {
-            // The files themselves are in the folder, which goes with us; anything else is too much.
-            fs::remove_dir_all(self.folder.path()).unwrap();
-            self.before.check();
-        }
+        leave(&self.folder, "libpod_parent", &self.before);
     }
 }
 
@@ -101,11 +96,7 @@ fn run_ends_as_its_program_does() {
     let output = podman.run(&["--rm"], &["ip", "address", "show", "up"], b"");
     assert!(output.text().contains("127.0.0.1/8") && !output.text().contains("\n2:"), "{output:?}");
     let command = ["run", "--network", "none", "--rm", "-it", IMAGE, "sh", "-c", "test -t 0 && cat"];
-    let mut terminal = Terminal::start(&mut podman.command(&command), 24, 80);
-    terminal.type_in("typed\n");
-    terminal.read_until("typed\r\ntyped\r\n");
-    terminal.type_in("\x04");
-    assert!(terminal.wait().success());
+    type_a_line(&mut podman.command(&command), "typed\r\ntyped\r\n");
 }
 
 #[test]
