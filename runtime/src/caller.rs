@@ -66,7 +66,10 @@ fn run_inner(
         Streams::Terminal => (Some(Restore::later(stdin.as_fd())?), Terminal::Callers),
         Streams::Pipes => (None, Terminal::None),
     };
-    let Spawned { mut child, mut lifeline } = spawn(arguments, Inheritance::default())?;
+    let cgroup = cgroup(&spec.machine)?;
+    let cradle = cgroup.as_ref().and_then(Cgroup::cradle);
+    let inheritance = Inheritance { cgroup: cradle, ..Inheritance::default() };
+    let Spawned { mut child, mut lifeline } = spawn(arguments, inheritance)?;
     let order = Order {
         machine: spec.machine.clone(),
         network: Network::Callers,
@@ -79,15 +82,12 @@ fn run_inner(
     // A sandbox process that dies at once is told by its status, not by this.
     let _ = lifeline::send(&mut &lifeline, &order);
     // Meanwhile it sets up its VM, and waits for this before the guest runs.
-    let cgroup = match limit(&spec.machine, &child) {
-        Ok(cgroup) => cgroup,
-        Err(error) => {
-            // Told by the end of the lifeline, it ends.
-            drop(lifeline);
-            let _ = child.wait();
-            return Err(error);
-        }
-    };
+    if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.take_in(child.id())) {
+        // Told by the end of the lifeline, it ends.
+        drop(lifeline);
+        let _ = child.wait();
+        return Err(host("limit the sandbox process")(error));
+    }
     let _ = lifeline::send(&mut &lifeline, &Limited)
         .and_then(|()| lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }));
     // From now on somebody removes it, whoever is killed.
@@ -125,8 +125,8 @@ const THREADS: u64 = 96;
 /// CPUs besides the vCPUs: for the devices.
 const DEVICE_CPUS: u64 = 1;
 
-/// Moves the sandbox process of `machine` into a cgroup of its own, if this user can have one.
-fn limit(machine: &Machine, child: &Child) -> Result<Option<Cgroup>, Error> {
+/// A cgroup for the sandbox process of `machine`, if this user can have one.
+fn cgroup(machine: &Machine) -> Result<Option<Cgroup>, Error> {
     let overhead = if machine.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
     let limits = Limits {
         memory: machine.memory + overhead,
@@ -135,7 +135,6 @@ fn limit(machine: &Machine, child: &Child) -> Result<Option<Cgroup>, Error> {
     };
     match Cgroup::create(limits).map_err(host("limit the sandbox process"))? {
         Ok(cgroup) => {
-            cgroup.take_in(child.id()).map_err(host("limit the sandbox process"))?;
             tracing::debug!("jail: cgroup: {limits:?}");
             Ok(Some(cgroup))
         }

@@ -1,16 +1,15 @@
 //! The cgroup of a sandbox: what it may use of the host, however the guest behaves.
 //!
-//! The caller makes it, moves the sandbox process in while that sets up its VM, and leaves a process behind that removes it afterwards. (To be born in it would make
-//! the VM wait: KVM moves its own threads to where the process is, which takes grace periods of the host's kernel. So both moves wait for
-//! the same one.) Should that process be killed, the next caller removes it, by its name, whose caller is gone.
+//! The caller makes it, has the sandbox process born in it, and leaves a process behind that removes it afterwards. Should that process be
+//! killed, the next caller removes it, by its name, whose caller is gone.
 //!
-//! Cgroups v2 have one tree for everything. Version 1 has one for each controller, and the process is moved into each.
+//! Cgroups v2 have one tree for everything. Version 1 has one for each controller; there, the process is moved into each.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::{
-        fd::{BorrowedFd, RawFd},
+        fd::{BorrowedFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
@@ -123,34 +122,35 @@ impl Cgroup {
         Ok(folder)
     }
 
-    /// Moves a process in.
+    /// Where a process can be born in it: with cgroups v2 only.
+    pub(crate) fn cradle(&self) -> Option<OwnedFd> {
+        let folder = self.folders.first().filter(|folder| folder.join("cgroup.events").exists())?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        OpenOptions::new().read(true).custom_flags(flags).open(folder).ok().map(OwnedFd::from)
+    }
+
+    /// Moves a process in. This takes a grace period of the host's kernel, and whoever moves another one meanwhile, as KVM does, waits
+    /// for the same: so it is worth doing for one that was born here, too.
     pub(crate) fn take_in(&self, pid: u32) -> io::Result<()> {
         self.folders.iter().try_for_each(|folder| write(&folder.join("cgroup.procs"), &pid.to_string()))
     }
 
-    /// Removes it as soon as the process in it is gone, and does not wait for that: a process is left behind that does. The caller
-    /// must have one thread, and not have waited for the process.
+    /// Removes it as soon as the process in it is gone, and does not wait for that: a child is left behind that does. The caller must
+    /// have one thread, and not have waited for the process.
     pub(crate) fn remove_after(self, pid: u32) {
         // SAFETY: the child makes system calls and frees nothing that others have; there is one thread, so no lock is held.
         match unsafe { nix::unistd::fork() } {
             Ok(ForkResult::Child) => {
-                // Nobody's child and in nobody's session: neither waited for, nor killed with the caller's group.
+                // In nobody's session: not killed with the caller's group.
                 let _ = nix::unistd::setsid();
-                // SAFETY: as above.
-                if let Ok(ForkResult::Child) = unsafe { nix::unistd::fork() }
-                    && self.wait_for(pid).is_ok()
-                {
+                if self.wait_for(pid).is_ok() {
                     drop(self);
                 }
                 // SAFETY: ends the process without anything of the parent's being done twice.
                 unsafe { libc::_exit(0) }
             }
-            Ok(ForkResult::Parent { child }) => {
-                let _ = nix::sys::wait::waitpid(child, None);
-                std::mem::forget(self);
-            }
-            // The next sandbox removes it.
-            Err(_) => std::mem::forget(self),
+            // It is left to whoever takes over the children of this process. If there is none, the next sandbox removes the cgroup.
+            Ok(ForkResult::Parent { .. }) | Err(_) => std::mem::forget(self),
         }
     }
 

@@ -25,6 +25,8 @@ use crate::{
 
 /// The program that we are, also if it was replaced meanwhile.
 const OURSELVES: &CStr = c"/proc/self/exe";
+/// A flag of `clone3` (`linux/sched.h`).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// What a child reports that could not become the sandbox process: nobody else gives this status.
 const NOT_STARTED: i32 = 125;
 
@@ -92,6 +94,8 @@ pub(crate) struct Spawned {
 pub(crate) struct Inheritance {
     /// All three of its standard streams, if they are not the caller's.
     pub(crate) terminal: Option<OwnedFd>,
+    /// The cgroup that it is born in, where the kernel can do that.
+    pub(crate) cgroup: Option<OwnedFd>,
     /// For a container: its control socket and the file for its end. It starts in the root folder.
     pub(crate) container: Option<(OwnedFd, OwnedFd)>,
 }
@@ -129,9 +133,9 @@ pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<
     let arguments = arguments.map_err(|error| host("start the sandbox process")(error.into()))?;
     let pointers: Vec<_> =
         arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
-    let pid = match fork(libc::CLONE_NEWPID) {
+    let pid = match fork(libc::CLONE_NEWPID, inheritance.cgroup.as_ref()) {
         // No privilege for it, none are left, or there is no such thing.
-        Err(Errno::EPERM | Errno::ENOSPC | Errno::EINVAL | Errno::ENOSYS) => fork(0),
+        Err(Errno::EPERM | Errno::ENOSPC | Errno::EINVAL | Errno::ENOSYS) => fork(0, None),
         result => result,
     };
     let pid = pid.map_err(errno("start the sandbox process"))?;
@@ -149,8 +153,23 @@ fn move_up(fd: &OwnedFd) -> Result<OwnedFd, Error> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-/// Makes a child that goes on here, as `fork` does, in new namespaces; 0 in the child.
-fn fork(namespaces: libc::c_int) -> nix::Result<libc::pid_t> {
+/// Makes a child that goes on here, as `fork` does, in new namespaces, and in a cgroup where the kernel lets it (Linux 5.7, cgroups v2);
+/// 0 in the child.
+fn fork(namespaces: libc::c_int, cgroup: Option<&OwnedFd>) -> nix::Result<libc::pid_t> {
+    if let Some(cgroup) = cgroup {
+        let arguments = libc::clone_args {
+            flags: u64::from(namespaces.cast_unsigned()) | CLONE_INTO_CGROUP,
+            exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+            cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+            // SAFETY: a structure of integers, for which zero means none.
+            ..unsafe { std::mem::zeroed() }
+        };
+        // SAFETY: as below; the structure is read, and lives until then.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+        if let Ok(pid) = Errno::result(pid) {
+            return libc::pid_t::try_from(pid).map_err(|_| Errno::EOVERFLOW);
+        }
+    }
     let flags = libc::c_long::from(namespaces | libc::SIGCHLD);
     // SAFETY: without memory in common, the child gets a copy of this process and its only thread, on the same stack; it calls nothing
     // but what is allowed after a fork.

@@ -12,12 +12,12 @@ pub enum Mark {
     ProcessStarted,
     /// `main` of the sandbox process runs.
     SandboxStarted,
-    /// The VM exists on the hypervisor.
-    VmCreated,
     /// Guest RAM is mapped.
     MemoryReady,
     /// The kernel is in guest RAM.
     KernelLoaded,
+    /// The VM exists on the hypervisor.
+    VmCreated,
     /// The first vCPU runs.
     FirstEntry,
     /// The kernel has started PID 1. Measured in the guest.

@@ -44,12 +44,12 @@ pub type BeforeEntry = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 /// Something that happens once while a VM starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
-    /// The VM exists on the hypervisor.
-    VmCreated,
     /// Guest RAM is mapped.
     MemoryReady,
     /// Kernel and initial ramdisk are in guest RAM.
     KernelLoaded,
+    /// The VM exists on the hypervisor.
+    VmCreated,
     /// The first vCPU is about to run.
     FirstEntry,
 }
@@ -71,11 +71,7 @@ impl Milestones {
     }
 
     pub(crate) fn reached(&self, milestone: Milestone) {
-        self.reached_at(milestone, Instant::now());
-    }
-
-    pub(crate) fn reached_at(&self, milestone: Milestone, at: Instant) {
-        (self.0)(milestone, at);
+        (self.0)(milestone, Instant::now());
     }
 }
 

@@ -157,6 +157,7 @@ impl Attempt {
         umask(mask);
         let control = control.map_err(host("make the control socket"))?;
         let inheritance = Inheritance {
+            cgroup: None,
             terminal: console
                 .as_ref()
                 .map(|console| console.slave.try_clone())

@@ -20,7 +20,6 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     thread::JoinHandle,
-    time::Instant,
 };
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -46,8 +45,6 @@ const API_VERSION: i32 = 12;
 #[derive(Debug)]
 pub struct Kvm {
     kvm: kvm_ioctls::Kvm,
-    vm: VmFd,
-    created: Instant,
 }
 
 /// Adapts an error of KVM's to ours.
@@ -60,14 +57,10 @@ fn host(what: &'static str) -> impl Fn(std::io::Error) -> Error {
 }
 
 impl Kvm {
-    /// Opens `/dev/kvm` and makes a VM.
-    ///
-    /// KVM gives each VM a helper thread and moves it to the caller's cgroup, for which the host's kernel waits for a grace period of
-    /// RCU: up to three of its timer ticks, but none if something was moved just before. Whoever moves this process to a cgroup of
-    /// its own should therefore do it before, and nothing in between.
+    /// Opens `/dev/kvm`.
     ///
     /// # Errors
-    /// It is not there, not for this user, or another KVM than we know; or no VM can be made.
+    /// It is not there, not for this user, or another KVM than we know.
     pub fn open() -> Result<Self, Error> {
         let kvm = kvm_ioctls::Kvm::new().map_err(failed("open /dev/kvm"))?;
         if kvm.get_api_version() != API_VERSION {
@@ -76,16 +69,14 @@ impl Kvm {
                 std::io::ErrorKind::Unsupported.into(),
             ));
         }
-        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-        Ok(Self { kvm, vm, created: Instant::now() })
+        Ok(Self { kvm })
     }
 }
 
 impl Hypervisor for Kvm {
     fn start(self: Box<Self>, mut config: Config) -> Result<Box<dyn Vm>, Error> {
         config.check()?;
-        let Self { kvm, vm, created } = *self;
-        config.milestones.reached_at(Milestone::VmCreated, created);
+        let Self { kvm } = *self;
         let mut cmdline = arch::base_cmdline(config.verbose_log, config.vcpus);
         for index in (0u32..).take(config.devices.len()) {
             cmdline.push(' ');
@@ -99,6 +90,11 @@ impl Hypervisor for Kvm {
         let (kernel, path) = (&mut config.kernel, &config.kernel_path);
         let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, config.vcpus)?;
         config.milestones.reached(Milestone::KernelLoaded);
+        // KVM gives each VM a helper thread and moves it to this process's cgroup, for which the host's kernel waits for a grace period
+        // of RCU: up to three of its timer ticks, but none if it has just waited for one. Whoever moves this process to a cgroup has
+        // made it do that, and the wait passes while memory is being filled: so the VM comes as late as it can.
+        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
+        config.milestones.reached(Milestone::VmCreated);
         map_memory(&vm, &ram)?;
         vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
         vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;

@@ -1,6 +1,6 @@
 //! Puts kernel, initial ramdisk, command line and the tables that the kernel reads into guest memory.
 //!
-//! What the kernel writes to, and the text that every boot runs, is copied into huge pages. The rest of text and constants is
+//! What the kernel writes to, the text that every boot runs, and constants are copied into huge pages. The rest of the text is
 //! *mapped* where guest memory lets it: its pages are the page cache's, read once a host and shared by all VMs that boot this
 //! kernel; the few that the kernel patches while it boots become the guest's own.
 //!
@@ -28,9 +28,12 @@ const ELF_MACHINE_X86_64: u16 = 62;
 /// `PF_W` of a program header's flags.
 const SEGMENT_WRITABLE: u32 = 2;
 
-/// Up to here text is copied, into huge pages: the kernel's linker puts what every boot runs first (architecture, scheduler, memory,
-/// file systems), and nearly all of its pages are used. Behind it lie drivers, protocols and tables, of which a boot uses a part.
-const HOT_END: u64 = 8 << 20;
+/// Up to here text is copied, into a huge page: our kernel's linker puts the functions that a boot runs there. Behind it lies what most
+/// guests never run.
+const HOT_END: u64 = 4 << 20;
+/// Where a mapping ends: what does not fill a huge page behind the text are constants, which a boot reads all over. They are copied into
+/// one.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// A part of a file that has its place in guest memory. Offsets, addresses and lengths are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,9 +140,7 @@ fn load_kernel(
 ) -> Result<(), std::io::Error> {
     for piece in &headers.pieces {
         let (start, end) = (piece.address, piece.address + piece.len);
-        // Whole pages only: what lies behind the piece in the file has no place in the guest.
-        let (from, to) = (end.min(HOT_END), end / PAGE * PAGE);
-        let from = from.max(start);
+        let (from, to) = (HOT_END.clamp(start, end), end / HUGE_PAGE * HUGE_PAGE);
         let offset = |address: u64| piece.offset + (address - start);
         let fits = offset(from).is_multiple_of(PAGE) && from.is_multiple_of(PAGE) && from < to;
         let mapped =

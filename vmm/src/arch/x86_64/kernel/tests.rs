@@ -60,7 +60,7 @@ fn refused(segments: &[Segment], entry: u64) -> String {
 
 fn loaded(mapper: &Mapper, segments: &[Segment]) -> Memory {
     let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
-    let mut file = kernel(segments, TEXT, 0x6000);
+    let mut file = kernel(segments, TEXT, 0x20_2000);
     let entry = super::load(&memory, mapper, &mut file, Path::new("k"), b"initrd", "a=b", 1).unwrap();
     assert_eq!(entry, GuestAddress(TEXT));
     memory
@@ -71,42 +71,37 @@ fn byte(memory: &Memory, address: u64) -> u8 {
 }
 
 #[test]
-fn maps_whole_pages_of_text_and_copies_the_rest() {
-    let mapper = Mapper::default();
-    let memory = loaded(
-        &mapper,
-        &[load(5, 0x1000, TEXT, 0x2010, 0x2010), load(6, 0x4000, TEXT + 0x10_0000, 0x1001, 0x9000)],
-    );
-    assert_eq!(*mapper.mapped.borrow(), [(0x1000, TEXT, 0x2000)]);
-    assert_eq!(byte(&memory, TEXT + 0x1fff), 0, "left to the mapping");
-    assert_eq!(byte(&memory, TEXT + 0x200f), 0x30, "the rest of the last page is copied");
-    assert_eq!(byte(&memory, TEXT + 0x2010), 0, "and nothing of the file behind it");
-    assert_eq!(byte(&memory, TEXT + 0x10_1000), 0x50, "what is writable is copied");
-    assert_eq!(byte(&memory, TEXT + 0x10_1001), 0);
-}
-
-#[test]
-fn copies_what_every_boot_runs() {
+fn maps_text_and_copies_what_every_boot_uses() {
     let mapper = Mapper::default();
     let start = HOT_END - 0x1000;
+    let (text, constants) = (0x1000 + HUGE_PAGE, HOT_END + HUGE_PAGE);
     let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
-    let mut file = kernel(&[load(5, 0x1000, start, 0x3001, 0x3001)], start, 0x6000);
+    let data = constants + HUGE_PAGE;
+    let segments =
+        [load(5, 0x1000, start, text + 0x2010, text + 0x2010), load(6, 0x20_9000, data, 0x1001, 0x9000)];
+    let mut file = kernel(&segments, start, 0x20_b000);
     super::load(&memory, &mapper, &mut file, Path::new("k"), b"i", "", 1).unwrap();
-    assert_eq!(*mapper.mapped.borrow(), [(0x2000, HOT_END, 0x2000)]);
-    let bytes = [start, start + 0xfff, HOT_END, start + 0x3000].map(|address| byte(&memory, address));
-    assert_eq!(bytes, [0x10, 0x1f, 0, 0x40]);
+    assert_eq!(*mapper.mapped.borrow(), [(0x2000, HOT_END, HUGE_PAGE)]);
+    let bytes = [start, HOT_END - 1].map(|address| byte(&memory, address));
+    assert_eq!(bytes, [0x10, 0x1f], "what every boot runs is copied");
+    assert_eq!([HOT_END, constants - 1].map(|address| byte(&memory, address)), [0, 0], "left to the mapping");
+    let bytes = [constants, constants + 0x200f, constants + 0x2010].map(|address| byte(&memory, address));
+    assert_eq!(bytes, [0x20, 0x40, 0], "constants are copied, and nothing of the file behind them");
+    assert_eq!([data + 0x1000, data + 0x1001].map(|address| byte(&memory, address)), [0xa0, 0], "as is data");
 }
 
 #[test]
 fn copies_what_cannot_be_mapped() {
     let refuses = Mapper { refuses: true, ..Default::default() };
-    let memory = loaded(&refuses, &[load(5, 0x1000, TEXT, 0x3000, 0x3000)]);
+    let memory = loaded(&refuses, &[load(5, 0x1000, TEXT, HUGE_PAGE, HUGE_PAGE)]);
     assert_eq!((byte(&memory, TEXT), byte(&memory, TEXT + 0x2fff)), (0x10, 0x3f));
-    // Not at a page's start in the file.
-    let mapper = Mapper::default();
-    let memory = loaded(&mapper, &[load(5, 0x1100, TEXT, 0x3000, 0x3000)]);
-    assert_eq!((byte(&memory, TEXT), byte(&memory, TEXT + 0x2fff)), (0x11, 0x40));
-    assert!(mapper.mapped.borrow().is_empty());
+    // Not at a page's start in the file, and less than a huge page.
+    for segment in [load(5, 0x1100, TEXT, HUGE_PAGE, HUGE_PAGE), load(5, 0x1100, TEXT, 0x3000, 0x3000)] {
+        let mapper = Mapper::default();
+        let memory = loaded(&mapper, &[segment]);
+        assert_eq!((byte(&memory, TEXT), byte(&memory, TEXT + 0x2fff)), (0x11, 0x40));
+        assert!(mapper.mapped.borrow().is_empty());
+    }
 }
 
 #[test]
