@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{
     Error,
-    cgroup::{Cgroup, Limits},
+    cgroup::{Bound, Limits, PERIOD, Passing},
     choice::HypervisorChoice,
     error::{Kind, errno, host},
     lifeline::{self, Go, Limited, News, Order, Report},
@@ -126,14 +126,16 @@ const THREADS: u64 = 96;
 const DEVICE_CPUS: u64 = 1;
 
 /// Moves the sandbox process of `machine` into a cgroup of its own, if this user can have one.
-fn limit(machine: &Machine, child: &Child) -> Result<Option<Cgroup>, Error> {
+fn limit(machine: &Machine, child: &Child) -> Result<Option<Passing>, Error> {
     let overhead = if machine.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
     let limits = Limits {
-        memory: machine.memory + overhead,
-        pids: u64::from(machine.vcpus) + THREADS,
-        cpus: u64::from(machine.vcpus) + DEVICE_CPUS,
+        memory: Some(Bound::AtMost(machine.memory + overhead)),
+        pids: Some(u64::from(machine.vcpus) + THREADS),
+        cpu_shares: None,
+        cpu_quota: Some(Bound::AtMost((u64::from(machine.vcpus) + DEVICE_CPUS) * PERIOD)),
+        cpu_period: Some(PERIOD),
     };
-    match Cgroup::create(limits).map_err(host("limit the sandbox process"))? {
+    match Passing::create(&limits).map_err(host("limit the sandbox process"))? {
         Ok(cgroup) => {
             cgroup.take_in(child.id()).map_err(host("limit the sandbox process"))?;
             tracing::debug!("jail: cgroup: {limits:?}");
