@@ -211,7 +211,11 @@ impl Attempt {
             #[allow(deprecated)]
             hooks::run("prestart", hooks.prestart().as_ref(), &view)?;
             hooks::run("createRuntime", hooks.create_runtime().as_ref(), &view)?;
-            hooks::run("createContainer", hooks.create_container().as_ref(), &view)?;
+            let create_container = hooks.create_container().as_ref();
+            match order.network {
+                Network::Callers => hooks::run("createContainer", create_container, &view)?,
+                _ => hooks::run_in_network("createContainer", create_container, &view)?,
+            }
         }
         told(lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }))?;
         expect(child, &lifeline, &News::Created)?;

@@ -228,6 +228,28 @@ fn hooks_are_told_and_can_refuse() {
 }
 
 #[test]
+fn hooks_of_create_container_are_in_its_network() {
+    adopt_orphans();
+    let bundle = Bundle::new("exit 0");
+    let hook = |name: &str| {
+        let file = text(&bundle.path(name));
+        let script = format!("/bin/busybox readlink /proc/self/ns/net > {file}");
+        format!(r#""{name}": [{{"path": "/bin/sh", "args": ["sh", "-c", "{script}"]}}]"#)
+    };
+    let kinds = ["createRuntime", "createContainer", "poststart"];
+    bundle.edit("{", &format!("{{\"hooks\": {{ {} }},", kinds.map(hook).join(",")));
+    let pid = bundle.create("c");
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let (containers, hosts) = (namespace(&pid.to_string()), namespace("self"));
+    bundle.ok(&["start", "c"]);
+    assert_eq!(reap(pid), 0);
+    bundle.ok(&["delete", "c"]);
+    assert_ne!(containers, hosts);
+    let seen = kinds.map(|name| fs::read_to_string(bundle.path(name)).unwrap());
+    assert_eq!(seen.map(|text| std::path::PathBuf::from(text.trim())), [hosts.clone(), containers, hosts]);
+}
+
+#[test]
 fn what_is_asked_wrongly_is_refused_as_runc_does() {
     let bundle = Bundle::new("exit 0");
     let folder = text(&bundle.path(""));
