@@ -1,6 +1,6 @@
 //! The life of a container, verb by verb.
 
-use std::{fs, process::Stdio};
+use std::{fs, io::Read, process::Stdio};
 
 use mote_tests::harness::{Bundle, Leftovers, adopt_orphans, collect, reap, received, run, text};
 
@@ -177,6 +177,33 @@ fn pause_update_events_and_ps() {
     assert_eq!(bundle.ok(&["ps", "--format", "json", "c"]), format!("[{pid}]\n"));
     let table = bundle.ok(&["ps", "c"]);
     assert!(table.starts_with("UID") && table.contains("sleep 1000"), "{table}");
+    bundle.ok(&["delete", "--force", "c"]);
+    assert_eq!(reap(pid), 128 + 9);
+}
+
+#[test]
+fn events_tell_of_a_process_that_was_killed_for_want_of_memory() {
+    adopt_orphans();
+    let bundle = Bundle::new("exec sleep 1000");
+    let pid = bundle.create("c");
+    bundle.ok(&["start", "c"]);
+    bundle.ok(&["update", "c", "--memory", "16M"]);
+    let mut events =
+        bundle.command(&["events", "--interval", "1h", "c"]).stdout(Stdio::piped()).spawn().unwrap();
+    let said = collect(events.stdout.take().map(|stream| stream.take(24)));
+    // It says nothing when it begins to watch: as often as it takes.
+    let line = loop {
+        let output = bundle.mote(&["exec", "c", "sh", "-c", "x=$(yes | head -c 99999999)"]);
+        assert_ne!(output.status, 0, "{output:?}");
+        match said.try_recv() {
+            Ok(line) => break String::from_utf8(line).unwrap(),
+            Err(error) => assert_eq!(error, std::sync::mpsc::TryRecvError::Empty),
+        }
+    };
+    assert!(line.starts_with("{\"id\":\"c\",\"type\":\"oom\"}"), "{line}");
+    assert_eq!(bundle.status("c"), "running");
+    events.kill().unwrap();
+    events.wait().unwrap();
     bundle.ok(&["delete", "--force", "c"]);
     assert_eq!(reap(pid), 128 + 9);
 }
