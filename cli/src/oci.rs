@@ -20,7 +20,7 @@ use std::{
 use clap::CommandFactory;
 use mote_runtime::{
     Error, HypervisorChoice, Kind,
-    container::{self, ContainerId, CreateOptions, ExecOptions},
+    container::{self, ContainerId, CreateOptions, ExecOptions, ExecTarget},
 };
 
 use self::args::{ContainerVerb, Creation, ExecFlags, Format};
@@ -249,16 +249,15 @@ fn exec(flags: ExecFlags, root: &Path) -> Result<u8> {
         return Err(usage("exec", "a minimum of 1", 0));
     };
     let id = ContainerId::new(&id.to_string_lossy())?;
-    let process = process::of(&flags, command, || container::configured_process(root, &id))?;
+    let target = ExecTarget::find(root, &id)?;
+    let process = process::of(&flags, command, || target.configured_process())?;
     let options = ExecOptions {
-        root,
-        id: &id,
         console_socket: flags.console_socket.as_deref(),
         pid_file: flags.pid_file.as_deref(),
         detach: flags.detach,
         ignore_paused: flags.ignore_paused,
     };
-    Ok(container::exec(&options, &process)?)
+    Ok(container::exec(&target, &options, &process)?)
 }
 
 /// Descriptors of the host's mean nothing in a VM.

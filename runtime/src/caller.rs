@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{
     Error,
-    cgroup::{Cgroup, Limits},
+    cgroup::{Bound, Limits, PERIOD, Passing},
     choice::HypervisorChoice,
     error::{Kind, errno, host},
     lifeline::{self, Go, Limited, News, Order, Report},
@@ -67,7 +67,7 @@ fn run_inner(
         Streams::Pipes => (None, Terminal::None),
     };
     let cgroup = cgroup(&spec.machine)?;
-    let cradle = cgroup.as_ref().and_then(Cgroup::cradle);
+    let cradle = cgroup.as_ref().and_then(Passing::cradle);
     let inheritance = Inheritance { cgroup: cradle, ..Inheritance::default() };
     let Spawned { mut child, mut lifeline } = spawn(arguments, inheritance)?;
     let order = Order {
@@ -126,14 +126,16 @@ const THREADS: u64 = 96;
 const DEVICE_CPUS: u64 = 1;
 
 /// A cgroup for the sandbox process of `machine`, if this user can have one.
-fn cgroup(machine: &Machine) -> Result<Option<Cgroup>, Error> {
+fn cgroup(machine: &Machine) -> Result<Option<Passing>, Error> {
     let overhead = if machine.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { QEMU_OVERHEAD };
     let limits = Limits {
-        memory: machine.memory + overhead,
-        pids: u64::from(machine.vcpus) + THREADS,
-        cpus: u64::from(machine.vcpus) + DEVICE_CPUS,
+        memory: Some(Bound::AtMost(machine.memory + overhead)),
+        pids: Some(u64::from(machine.vcpus) + THREADS),
+        cpu_shares: None,
+        cpu_quota: Some(Bound::AtMost((u64::from(machine.vcpus) + DEVICE_CPUS) * PERIOD)),
+        cpu_period: Some(PERIOD),
     };
-    match Cgroup::create(limits).map_err(host("limit the sandbox process"))? {
+    match Passing::create(&limits).map_err(host("limit the sandbox process"))? {
         Ok(cgroup) => {
             tracing::debug!("jail: cgroup: {limits:?}");
             Ok(Some(cgroup))

@@ -30,9 +30,7 @@ mod exec;
 mod folder;
 mod guest;
 mod hooks;
-mod host_cgroup;
 mod id;
-mod identity;
 mod pod;
 mod ps;
 mod run;
@@ -44,7 +42,7 @@ mod verbs;
 pub use self::{
     create::{CreateOptions, create},
     events::{stats, watch_oom},
-    exec::{ExecOptions, configured_process, exec},
+    exec::{ExecOptions, Target as ExecTarget, exec},
     id::ContainerId,
     ps::{host_pids, table as process_table},
     run::run,

@@ -20,7 +20,7 @@ pub(crate) enum BenchVerb {
     Boot(BootOptions),
     /// What a machine weighs, and what each further one adds.
     Memory(MemoryOptions),
-    /// How fast bytes go in and out: vsock, standard streams, the disk.
+    /// How fast bytes go in and out: vsock, standard streams, the disk, a shared folder.
     Io(IoOptions),
 }
 

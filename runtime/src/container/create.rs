@@ -31,18 +31,19 @@ use super::{
     console::Console,
     folder::{CONTROL, Folder},
     hooks,
-    host_cgroup::{self, HostCgroup, Limits},
     id::ContainerId,
-    identity::Identity,
     pod,
-    state::State,
+    state::{Size, State},
+    update,
 };
 use crate::{
     Error, assets,
     caller::died,
+    cgroup::{self, HostCgroup},
     choice::HypervisorChoice,
     control::Status,
     error::{Kind, host},
+    identity::Identity,
     jail::SeccompMode,
     lifeline::{self, Go, News, Order},
     oci::{self, Bundle},
@@ -149,7 +150,9 @@ impl Attempt {
             Some(socket) => Some(Console::open(socket, console_size(spec))?),
             None => None,
         };
-        self.cgroup = self.make_cgroup(options, spec, machine.memory)?;
+        let overhead = if options.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { OVERHEAD_QEMU };
+        let size = Size { memory: machine.memory, overhead };
+        self.cgroup = make_cgroup(options, spec, size)?;
         let socket = self.folder.short_path(CONTROL);
         // Made with its permissions, not given them: at no time can anybody else connect. This process has one thread.
         let mask = umask(Mode::from_bits_truncate(0o177));
@@ -170,7 +173,7 @@ impl Attempt {
         let Spawned { child, lifeline } = spawn(&arguments, inheritance)?;
         let child = self.child.insert(child);
         let pid = child.id();
-        self.cgroup.add(pid)?;
+        self.cgroup.add(pid).map_err(host("put the sandbox process into its cgroup"))?;
 
         let order = Order {
             machine,
@@ -195,6 +198,7 @@ impl Attempt {
             owner: nix::unistd::getuid().as_raw(),
             sandbox: Identity::of(pid).map_err(host("look at the sandbox process"))?,
             cgroup: self.cgroup.clone(),
+            size,
             hooks: spec.hooks().clone(),
         };
         self.folder.write_state(&state)?;
@@ -208,7 +212,11 @@ impl Attempt {
             #[allow(deprecated)]
             hooks::run("prestart", hooks.prestart().as_ref(), &view)?;
             hooks::run("createRuntime", hooks.create_runtime().as_ref(), &view)?;
-            hooks::run("createContainer", hooks.create_container().as_ref(), &view)?;
+            let create_container = hooks.create_container().as_ref();
+            match order.network {
+                Network::Callers => hooks::run("createContainer", create_container, &view)?,
+                _ => hooks::run_in_network("createContainer", create_container, &view)?,
+            }
         }
         told(lifeline::send(&mut &lifeline, &Go { program: program.into_bytes() }))?;
         expect(child, &lifeline, &News::Created)?;
@@ -219,36 +227,6 @@ impl Attempt {
             write_pid_file(path, pid)?;
         }
         self.child.take().ok_or_else(|| Error::new(Kind::Host, "no sandbox process"))
-    }
-
-    fn make_cgroup(
-        &self,
-        options: &CreateOptions<'_>,
-        spec: &Spec,
-        memory: u64,
-    ) -> Result<HostCgroup, Error> {
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let name = host_cgroup::name(path, options.systemd_cgroup, options.id.as_str())?;
-        let resources = linux.and_then(|linux| linux.resources().as_ref());
-        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
-        let bounded = resources
-            .and_then(|resources| resources.memory().as_ref()?.limit())
-            .is_some_and(|limit| limit > 0);
-        let overhead = if options.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { OVERHEAD_QEMU };
-        let limits = Limits {
-            memory: bounded.then(|| memory.saturating_add(overhead)),
-            cpu_shares: cpu.and_then(|cpu| cpu.shares()),
-            cpu_quota: cpu.and_then(|cpu| cpu.quota()),
-            cpu_period: cpu.and_then(|cpu| cpu.period()),
-        };
-        match HostCgroup::create(&name, &limits) {
-            Err(error) if options.rootless => {
-                tracing::debug!("no host cgroup: {error}");
-                Ok(HostCgroup::default())
-            }
-            result => result,
-        }
     }
 
     fn undo(mut self) {
@@ -263,6 +241,21 @@ impl Attempt {
         if let Err(error) = self.folder.remove() {
             tracing::warn!("{error}");
         }
+    }
+}
+
+fn make_cgroup(options: &CreateOptions<'_>, spec: &Spec, size: Size) -> Result<HostCgroup, Error> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let name = cgroup::name(path, options.systemd_cgroup, options.id.as_str())?;
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let limits = resources.map(|resources| update::host_limits(resources, size)).unwrap_or_default();
+    match HostCgroup::create(&name, &limits) {
+        Err(error) if options.rootless => {
+            tracing::debug!("no host cgroup: {error}");
+            Ok(HostCgroup::default())
+        }
+        result => result,
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     Error,
-    control::{Answer, Ask, Connection, Exec, Status},
+    control::{Answer, Ask, Connection, Exec},
     error::{Kind, errno, host},
     oci::{self, Bundle},
     signals::Signals,
@@ -49,10 +49,6 @@ const RELAY_PUMPS: RawFd = 5;
 /// What `exec` needs to know.
 #[derive(Debug)]
 pub struct ExecOptions<'a> {
-    /// The state folders' folder.
-    pub root: &'a Path,
-    /// The container.
-    pub id: &'a ContainerId,
     /// Where a terminal's other end is sent.
     pub console_socket: Option<&'a Path>,
     /// Where the process id of the relay is written.
@@ -63,22 +59,39 @@ pub struct ExecOptions<'a> {
     pub ignore_paused: bool,
 }
 
-/// The process that a container's configuration describes: what `exec` starts from.
-///
-/// # Errors
-/// There is no such container, or its bundle is gone.
-pub fn configured_process(root: &Path, id: &ContainerId) -> Result<Process, Error> {
-    let container = Container::find(root, id)?;
-    let bundle = Bundle::load(&container.state.bundle)?;
-    bundle.spec().process().clone().ok_or_else(|| Error::new(Kind::Container, "config.json has no process"))
+/// A container that a process is to be started in, and its configuration.
+pub struct Target {
+    container: Container,
+    bundle: Bundle,
+}
+
+impl Target {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// There is no such container, or its bundle is gone.
+    pub fn find(root: &Path, id: &ContainerId) -> Result<Self, Error> {
+        let container = Container::find(root, id)?;
+        let bundle = Bundle::load(&container.state.bundle)?;
+        Ok(Self { container, bundle })
+    }
+
+    /// The process that the configuration describes: what `exec` starts from.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn configured_process(&self) -> Result<Process, Error> {
+        let process = self.bundle.spec().process().clone();
+        process.ok_or_else(|| Error::new(Kind::Container, "config.json has no process"))
+    }
 }
 
 /// Starts a process in a container. Returns its status, or 0 at once if it is detached.
 ///
 /// # Errors
 /// The container does not run, or the process cannot be started in it.
-pub fn exec(options: &ExecOptions<'_>, process: &Process) -> Result<u8, Error> {
-    let container = Container::find(options.root, options.id)?;
+pub fn exec(target: &Target, options: &ExecOptions<'_>, process: &Process) -> Result<u8, Error> {
+    let Target { container, bundle } = target;
     let wants_terminal = process.terminal().unwrap_or(false);
     if options.console_socket.is_some() && !(options.detach && wants_terminal) {
         return Err(Error::new(
@@ -92,11 +105,7 @@ pub fn exec(options: &ExecOptions<'_>, process: &Process) -> Result<u8, Error> {
             "cannot allocate tty if runc will detach without setting console socket",
         ));
     }
-    if container.status() == Status::Stopped {
-        return Err(Error::new(Kind::Container, "cannot exec in a stopped container"));
-    }
-    let bundle = Bundle::load(&container.state.bundle)?;
-    let program = oci::compile::exec(&bundle, process)?;
+    let program = oci::compile::exec(bundle, process)?;
     let size = process.console_size().map(|size| mote_protocol::WindowSize {
         rows: u16::try_from(size.height()).unwrap_or(u16::MAX),
         columns: u16::try_from(size.width()).unwrap_or(u16::MAX),

@@ -2,12 +2,18 @@
 //!
 //! | hook | when | where | if it fails |
 //! |---|---|---|---|
-//! | prestart, createRuntime, createContainer | in `create`, while the VM boots | host | `create` fails |
+//! | prestart, createRuntime | in `create`, while the VM boots | host | `create` fails |
+//! | createContainer | after those | host, in the container's network namespace | `create` fails |
 //! | startContainer | in `start`, before the program | guest (part of the program) | `start` fails |
 //! | poststart | in `start`, after the program has begun | host | the container is killed, `start` fails |
 //! | poststop | in `delete` | host | a warning |
+//!
+//! The runtime specification has createContainer in the container's mount namespace, too, before the root is changed. In that of a
+//! sandbox process there are the container's files alone: a hook would load its libraries from the image, and so the image's code would
+//! run on the host. What it would mount there the guest would not see, either.
 
 use std::{
+    fs::File,
     io::{Read, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, Stdio},
@@ -15,10 +21,29 @@ use std::{
     time::Duration,
 };
 
+use nix::sched::{CloneFlags, setns};
 use oci_spec::runtime::Hook;
 
 use super::state::View;
 use crate::{Error, error::Kind};
+
+/// Like [`run`], in the network namespace of the state's process.
+pub(super) fn run_in_network(kind: &str, hooks: Option<&Vec<Hook>>, state: &View) -> Result<(), Error> {
+    if hooks.is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    let cannot =
+        |error: std::io::Error| failed(kind, 0, &format!("the container's network namespace: {error}"));
+    let namespace = File::open(format!("/proc/{}/ns/net", state.pid)).map_err(cannot)?;
+    // A namespace is a thread's, and what it starts inherits it.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(|error| cannot(error.into()))?;
+            run(kind, hooks, state)
+        });
+        thread.join().unwrap_or_else(|_| Err(failed(kind, 0, "its thread panicked")))
+    })
+}
 
 /// Runs hooks of one kind, one after the other; the first that fails is the end.
 pub(super) fn run(kind: &str, hooks: Option<&Vec<Hook>>, state: &View) -> Result<(), Error> {

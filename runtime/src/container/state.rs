@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     folder::{self, CONTROL, Folder},
-    host_cgroup::HostCgroup,
     id::ContainerId,
-    identity::Identity,
 };
 use crate::{
     Error,
+    cgroup::HostCgroup,
     control::{Answer, Ask, Connection, Status},
     error::Kind,
+    identity::Identity,
     sandbox::Ended,
 };
 
@@ -40,7 +40,17 @@ pub(super) struct State {
     /// The sandbox process.
     pub(super) sandbox: Identity,
     pub(super) cgroup: HostCgroup,
+    pub(super) size: Size,
     pub(super) hooks: Option<Hooks>,
+}
+
+/// How large a container's sandbox is made.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Size {
+    /// The memory of its machine, in bytes.
+    pub(super) memory: u64,
+    /// What it may take of the host beyond that, in bytes.
+    pub(super) overhead: u64,
 }
 
 /// What people, engines and hooks see of a container (runtime-spec, "State").

@@ -20,6 +20,8 @@ pub(super) fn figures(report: &Value) -> Result<Vec<Figure>, Missing> {
     push("agent: initial ramdisk", &agent["initrd_bytes"], kib, Limit::Most(160.0))?;
     push("agent: resident in the guest", &agent["rss_bytes"], kib, Limit::Most(512.0))?;
     push("sandbox process without guest RAM: PSS", &machine["sandbox"]["pss"], mib, Limit::Most(3.0))?;
+    let container = &report["container"]["sandbox"]["pss"];
+    push("a container's sandbox process without guest RAM: PSS", container, mib, Limit::Most(5.0))?;
     push("mote run beside it: PSS", &machine["caller"]["pss"], mib, Limit::Less)?;
     push("idle machine: guest RAM touched", &machine["guest_ram"]["rss"], mib, Limit::Most(16.0))?;
     let steps = list(&report["steps"], "numbers of machines")?;
@@ -43,6 +45,7 @@ mod tests {
             "kind": "memory",
             "agent": { "program_bytes": 2048, "initrd_bytes": 4096, "rss_bytes": 1024 },
             "machine": { "caller": amounts, "sandbox": amounts, "helpers": amounts, "guest_ram": amounts },
+            "container": { "sandbox": amounts },
             "steps": [{ "vms": 1, "host_per_vm_bytes": 1 }, { "vms": 10, "host_per_vm_bytes": 3145728 }],
         });
         let good = figures(&report).unwrap();

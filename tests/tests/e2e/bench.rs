@@ -102,7 +102,7 @@ fn memory_weighs_machines() {
 fn io_measures_every_path() {
     let report = json(&call(&["io", "--runs", "1", "--size", "2m", "--samples", "50", "--json"]));
     let figures = figures(&report).unwrap();
-    assert_eq!(figures.len(), 9, "{report}");
+    assert_eq!(figures.len(), 18, "{report}");
     for figure in figures {
         // Where the guest's clock is coarse, a short thing may take no time at all; a rate is never nothing.
         assert!(figure.value > 0.0 && figure.value.is_finite(), "{figure:?}");

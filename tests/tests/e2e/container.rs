@@ -1,6 +1,6 @@
 //! The life of a container, verb by verb.
 
-use std::{fs, process::Stdio};
+use std::{fs, io::Read, process::Stdio};
 
 use mote_tests::harness::{Bundle, Leftovers, adopt_orphans, collect, reap, received, run, text};
 
@@ -121,6 +121,18 @@ fn exec_has_streams_and_a_status_of_its_own() {
     assert_eq!(reap(pid), 128 + 9);
 }
 
+/// What a file of the host's cgroup of a process says, in version 2 or 1.
+fn host_cgroup(pid: u32, controller: &str, v2: &str, v1: &str) -> String {
+    let all = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let found = all.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let (tree, file) = if controllers.is_empty() { ("", v2) } else { (controllers, v1) };
+        let has = controllers.is_empty() || controllers.split(',').any(|name| name == controller);
+        has.then(|| fs::read_to_string(format!("/sys/fs/cgroup/{tree}{path}/{file}")).ok()).flatten()
+    });
+    found.unwrap_or_else(|| panic!("no {v2}, no {v1}: {all}")).trim().to_owned()
+}
+
 #[test]
 fn pause_update_events_and_ps() {
     adopt_orphans();
@@ -138,9 +150,24 @@ fn pause_update_events_and_ps() {
     assert_eq!(bundle.status("c"), "running");
 
     // Flags may stand after the id.
-    bundle.ok(&["update", "c", "--pids-limit", "42", "--memory=50M"]);
+    bundle.ok(&["update", "c", "--pids-limit", "42", "--memory=50M", "--cpu-quota", "30000"]);
+    bundle.ok(&["update", "c", "--cpu-period", "60000", "--cpu-share", "512"]);
     let limits = bundle.ok(&["exec", "c", "cat", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/memory.max"]);
     assert_eq!(limits, format!("42\n{}\n", 50 << 20));
+    assert_eq!(bundle.ok(&["exec", "c", "cat", "/sys/fs/cgroup/cpu.max"]), "30000 60000\n");
+    // The host's cgroup follows, but leaves the sandbox the memory of its machine, 512 MiB.
+    let memory = || host_cgroup(pid, "memory", "memory.max", "memory.limit_in_bytes");
+    let mib = memory().parse::<u64>().unwrap() >> 20;
+    assert!((513..=1024).contains(&mib), "{mib} MiB");
+    let quota = || host_cgroup(pid, "cpu", "cpu.max", "cpu.cfs_quota_us");
+    assert!(["30000 60000", "30000"].contains(&quota().as_str()), "{}", quota());
+    assert!(["20", "512"].contains(&host_cgroup(pid, "cpu", "cpu.weight", "cpu.shares").as_str()));
+    bundle
+        .mote(&["update", "c", "--memory", "600M"])
+        .assert_refused(1, "cannot raise the memory limit to 600 MiB: the container's machine has 512 MiB");
+    bundle.ok(&["update", "c", "--memory=-1", "--cpu-quota=-1"]);
+    assert!(memory().parse::<u64>().is_ok_and(|bytes| bytes >> 40 > 0) || memory() == "max", "{}", memory());
+    assert!(["max 60000", "-1"].contains(&quota().as_str()), "{}", quota());
     let output = run(&mut bundle.command(&["update", "-r", "-", "c"]), br#"{"pids":{"limit":43}}"#);
     assert_eq!(output.status, 0, "{output:?}");
     let stats = bundle.ok(&["events", "--stats", "c"]);
@@ -150,6 +177,33 @@ fn pause_update_events_and_ps() {
     assert_eq!(bundle.ok(&["ps", "--format", "json", "c"]), format!("[{pid}]\n"));
     let table = bundle.ok(&["ps", "c"]);
     assert!(table.starts_with("UID") && table.contains("sleep 1000"), "{table}");
+    bundle.ok(&["delete", "--force", "c"]);
+    assert_eq!(reap(pid), 128 + 9);
+}
+
+#[test]
+fn events_tell_of_a_process_that_was_killed_for_want_of_memory() {
+    adopt_orphans();
+    let bundle = Bundle::new("exec sleep 1000");
+    let pid = bundle.create("c");
+    bundle.ok(&["start", "c"]);
+    bundle.ok(&["update", "c", "--memory", "16M"]);
+    let mut events =
+        bundle.command(&["events", "--interval", "1h", "c"]).stdout(Stdio::piped()).spawn().unwrap();
+    let said = collect(events.stdout.take().map(|stream| stream.take(24)));
+    // It says nothing when it begins to watch: as often as it takes.
+    let line = loop {
+        let output = bundle.mote(&["exec", "c", "sh", "-c", "x=$(yes | head -c 99999999)"]);
+        assert_ne!(output.status, 0, "{output:?}");
+        match said.try_recv() {
+            Ok(line) => break String::from_utf8(line).unwrap(),
+            Err(error) => assert_eq!(error, std::sync::mpsc::TryRecvError::Empty),
+        }
+    };
+    assert!(line.starts_with("{\"id\":\"c\",\"type\":\"oom\"}"), "{line}");
+    assert_eq!(bundle.status("c"), "running");
+    events.kill().unwrap();
+    events.wait().unwrap();
     bundle.ok(&["delete", "--force", "c"]);
     assert_eq!(reap(pid), 128 + 9);
 }
@@ -198,6 +252,28 @@ fn hooks_are_told_and_can_refuse() {
     assert!(fs::read_dir(bundle.path("state")).unwrap().next().is_none());
     drop(bundle);
     before.check();
+}
+
+#[test]
+fn hooks_of_create_container_are_in_its_network() {
+    adopt_orphans();
+    let bundle = Bundle::new("exit 0");
+    let hook = |name: &str| {
+        let file = text(&bundle.path(name));
+        let script = format!("/bin/busybox readlink /proc/self/ns/net > {file}");
+        format!(r#""{name}": [{{"path": "/bin/sh", "args": ["sh", "-c", "{script}"]}}]"#)
+    };
+    let kinds = ["createRuntime", "createContainer", "poststart"];
+    bundle.edit("{", &format!("{{\"hooks\": {{ {} }},", kinds.map(hook).join(",")));
+    let pid = bundle.create("c");
+    let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    let (containers, hosts) = (namespace(&pid.to_string()), namespace("self"));
+    bundle.ok(&["start", "c"]);
+    assert_eq!(reap(pid), 0);
+    bundle.ok(&["delete", "c"]);
+    assert_ne!(containers, hosts);
+    let seen = kinds.map(|name| fs::read_to_string(bundle.path(name)).unwrap());
+    assert_eq!(seen.map(|text| std::path::PathBuf::from(text.trim())), [hosts.clone(), containers, hosts]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use mote_tests::harness::{Bundle, HANG, Leftovers, adopt_orphans, process_ended, reap};
+use mote_tests::harness::{Bundle, HANG, Leftovers, adopt_orphans, hypervisor, process_ended, reap};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -125,17 +125,29 @@ fn two_commands_at_once() {
     nothing_left(&bundle);
 }
 
+/// How many containers come and go: each takes more than a second of real time, in both lanes.
+fn many() -> usize {
+    if hypervisor() == "kvm" { 40 } else { 20 }
+}
+
 #[test]
 fn of_many_in_a_loop_leaves_nothing() {
     adopt_orphans();
     let before = Leftovers::before();
     let bundle = Bundle::new("exit 3");
-    for _ in 0..10 {
-        let pid = bundle.create("c");
-        bundle.ok(&["start", "c"]);
-        assert_eq!(reap(pid), 3);
-        bundle.ok(&["delete", "c"]);
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let open = descriptors();
+    let mut left = many();
+    while left > 0 {
+        // Several at a time, and all of them gone before the next.
+        let ids: Vec<_> = (0..left.min(5)).map(|number| format!("many-{number}")).collect();
+        let pids: Vec<_> = ids.iter().map(|id| bundle.create(id)).collect();
+        ids.iter().for_each(|id| drop(bundle.ok(&["start", id])));
+        pids.into_iter().for_each(|pid| assert_eq!(reap(pid), 3));
+        ids.iter().for_each(|id| drop(bundle.ok(&["delete", id])));
+        left -= ids.len();
     }
+    assert_eq!(descriptors(), open);
     nothing_left(&bundle);
     drop(bundle);
     before.check();

@@ -18,10 +18,12 @@ pub(super) struct Run {
 
 /// Starts it, and brings the meter in as the first bytes of its standard input: the default root file system has what it takes
 /// to receive a program, and no other way in is needed.
-pub(super) fn start(options: &IoOptions) -> anyhow::Result<Run> {
+///
+/// The guest's shell does `before` what it has to before the meter takes over; further options are for `mote run`.
+pub(super) fn start(options: &IoOptions, further: &[&str], before: &str) -> anyhow::Result<Run> {
     let meter = mote_runtime::meter();
     let receive = format!(
-        "dd bs={} count=1 iflag=fullblock of=/tmp/meter 2>/dev/null && chmod 755 /tmp/meter && exec /tmp/meter -",
+        "dd bs={} count=1 iflag=fullblock of=/tmp/meter 2>/dev/null && chmod 755 /tmp/meter && {{ {before}; }} && exec /tmp/meter -",
         meter.len()
     );
     let mut command = Command::new("/proc/self/exe");
@@ -30,6 +32,7 @@ pub(super) fn start(options: &IoOptions) -> anyhow::Result<Run> {
     if let Some(kernel) = &options.kernel {
         command.arg("--kernel").arg(kernel);
     }
+    command.args(further);
     command.args(["--", "sh", "-c", &receive]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut process = Measured::spawn(&mut command).context("cannot start mote run")?;
     let child = process.child();

@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use mote_protocol::meter::{Order, Task};
 
 /// A meter, over whatever leads to it.
-pub(super) struct Driver<R, W> {
+pub(in crate::bench) struct Driver<R, W> {
     from_guest: R,
     to_guest: W,
     buffer: Vec<u8>,
@@ -31,7 +31,7 @@ pub(super) struct Reads {
 
 impl<R: Read, W: Write> Driver<R, W> {
     /// Drives the meter that writes what is read from `from_guest`, and reads what is written to `to_guest`, in calls of `call` bytes.
-    pub(super) fn new(from_guest: R, to_guest: W, call: u32) -> anyhow::Result<Self> {
+    pub(in crate::bench) fn new(from_guest: R, to_guest: W, call: u32) -> anyhow::Result<Self> {
         Ok(Self { from_guest, to_guest, buffer: vec![0x5a; usize::try_from(call)?] })
     }
 
@@ -103,7 +103,7 @@ impl<R: Read, W: Write> Driver<R, W> {
     }
 
     /// One byte there and back, on the host's clock.
-    pub(super) fn round_trips_of_host(&mut self, count: u64) -> anyhow::Result<Vec<u64>> {
+    pub(in crate::bench) fn round_trips_of_host(&mut self, count: u64) -> anyhow::Result<Vec<u64>> {
         self.order(Task::Echo { count })?;
         let mut samples = Vec::new();
         let mut byte = [1];

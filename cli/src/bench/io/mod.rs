@@ -1,6 +1,6 @@
 //! `mote bench io`: how fast bytes get into a guest and out of it.
 //!
-//! Three paths, and for each exactly what is measured:
+//! Four paths, and for each exactly what is measured:
 //!
 //! - **vsock**: the device alone. The meter is the only process of a machine of its own; one stream leads to a Unix socket that this
 //!   process reads and writes. What VMMs are compared by.
@@ -8,9 +8,11 @@
 //!   the sandbox process, and a pipe to this process.
 //! - **block**: the disk of the first machine, a file in the host's page cache. In order and at random, with and without
 //!   the guest's page cache; beside it the same reads of the same file on the host.
+//! - **folder**: a folder of the host's that the guest shares: reads as of the disk, writes, and a walk; the same on the host.
 
 mod command;
 mod driver;
+mod folder;
 mod machine;
 mod report;
 
@@ -25,8 +27,9 @@ use std::{
 use anyhow::Context;
 use mote_protocol::meter::{MAX_SAMPLES, Order};
 
+pub(super) use self::driver::Driver;
 use self::{
-    driver::{Driver, Transfer, nanoseconds},
+    driver::{Transfer, nanoseconds},
     machine::Machine,
     report::{IoReport, Latency, Rate},
 };
@@ -36,7 +39,7 @@ use super::{args::IoOptions, children::Deadline, host::Host, print_json, progres
 const RANDOM_CALL: u32 = 4096;
 
 pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
-    let bar = progress::bar(8, "measuring");
+    let bar = progress::bar(9, "measuring");
     let mut report = IoReport {
         kind: "io",
         host: Host::here(),
@@ -63,7 +66,7 @@ pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
             bar.set_message("vsock");
             streams(&mut driver, "vsock", options, &mut report, &bar)?;
             bar.set_message("block");
-            disks(&mut driver, options, &mut report)
+            disks(&mut driver, "block", options, &mut report)
         };
         measure().map_err(|error| explain(error, &deadline, options, &machine.last_words()))?;
         bar.inc(1);
@@ -72,7 +75,7 @@ pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
     bar.inc(1);
     {
         bar.set_message("standard streams");
-        let mut run = command::start(options)?;
+        let mut run = command::start(options, &[], "true")?;
         let deadline = run.process.kill_after(limit)?;
         let mut driver = Driver::new(run.stdout, run.stdin, options.call)?;
         let result = streams(&mut driver, "stdio", options, &mut report, &bar);
@@ -81,6 +84,9 @@ pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
         drop(driver);
         run.process.wait().context("cannot wait for mote run")?;
     }
+    bar.set_message("a shared folder");
+    folder::measure(options, &mut report)?;
+    bar.inc(1);
     bar.finish_and_clear();
     if options.output.json {
         print_json(&report)
@@ -156,6 +162,7 @@ fn pieces(size: u64, call: u32) -> (u64, u64) {
 
 fn disks<R: Read, W: Write>(
     driver: &mut Driver<R, W>,
+    path: &'static str,
     options: &IoOptions,
     report: &mut IoReport,
 ) -> anyhow::Result<()> {
@@ -164,16 +171,16 @@ fn disks<R: Read, W: Write>(
     driver.read_disk(RANDOM_CALL, 64, Order::Random, true)?;
     let reads = driver.read_disk(RANDOM_CALL, samples, Order::Random, true)?;
     let summary = Distribution::of(reads.each_ns)?.summary();
-    report.latencies.push(Latency { path: "block", what: "random 4 KiB, direct", side: "guest", summary });
+    report.latencies.push(Latency { path, what: "random 4 KiB, direct", side: "guest", summary });
     let (calls, bytes) = pieces(options.size, options.call);
     let mut direct = Vec::new();
     for _ in 0..options.runs {
         direct.push(driver.read_disk(options.call, calls, Order::Sequential, true)?.total_ns);
     }
-    report.rates.push(Rate::new("block", "sequential, direct", "guest", bytes, options.call, direct)?);
+    report.rates.push(Rate::new(path, "sequential, direct", "guest", bytes, options.call, direct)?);
     // Once: what has been read is in the guest's page cache.
     let cached = driver.read_disk(options.call, calls, Order::Sequential, false)?.total_ns;
-    report.rates.push(Rate::new("block", "sequential, page cache", "guest", bytes, options.call, [cached])?);
+    report.rates.push(Rate::new(path, "sequential, page cache", "guest", bytes, options.call, [cached])?);
     Ok(())
 }
 

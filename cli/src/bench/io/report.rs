@@ -23,7 +23,7 @@ pub(super) struct IoReport {
 /// How fast many bytes go.
 #[derive(Debug, Serialize)]
 pub(super) struct Rate {
-    /// What they go through: `vsock`, `stdio`, `block`, `file`.
+    /// What they go through: `vsock`, `stdio`, `block`, `folder`, `file`.
     pub(super) path: &'static str,
     pub(super) what: &'static str,
     /// Whose clock.

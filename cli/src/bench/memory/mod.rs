@@ -5,8 +5,11 @@
 //! everything else of the kernel's included, is what the host has less afterwards. On a busy host that says little; the other figures
 //! do not depend on it.
 //!
+//! One container is weighed, too: its sandbox process serves a folder besides, and a control socket.
+//!
 //! If this process dies, however it does, the input of the machines ends, and they with it.
 
+mod container;
 mod processes;
 mod report;
 mod smaps;
@@ -45,6 +48,7 @@ pub(super) fn bench(options: &MemoryOptions) -> anyhow::Result<()> {
     let agent = agent(options)?;
     bar.inc(1);
 
+    let container = container::weigh(options).context("a container")?;
     let mut machines: Vec<Idle> = Vec::new();
     let mut available = vec![available_bytes()?];
     let mut steps: Vec<Step> = Vec::new();
@@ -54,7 +58,7 @@ pub(super) fn bench(options: &MemoryOptions) -> anyhow::Result<()> {
         available.push(available_bytes()?);
         bar.inc(1);
         if number == 1 {
-            first = Some(weigh(&machines[0].family, options)?);
+            first = Some(weigh_family(&machines[0].family, options.memory.bytes())?);
         }
         if counts.contains(&number) {
             let before = steps.last().map_or(0, |step| step.vms);
@@ -71,6 +75,7 @@ pub(super) fn bench(options: &MemoryOptions) -> anyhow::Result<()> {
         memory_mib: options.memory.bytes() >> 20,
         agent,
         machine: first.context("no machine was started")?,
+        container,
         steps,
     };
     if options.output.json {
@@ -161,9 +166,8 @@ fn agent_rss(text: &str) -> Option<u64> {
     Some(rss.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
-/// What one machine weighs, process by process.
-fn weigh(family: &Family, options: &MemoryOptions) -> anyhow::Result<MachineReport> {
-    let ram = options.memory.bytes();
+/// What one machine with `ram` bytes weighs, process by process.
+fn weigh_family(family: &Family, ram: u64) -> anyhow::Result<MachineReport> {
     let sandbox = read(family.sandbox, if family.helpers.is_empty() { Some(ram) } else { None })?;
     let mut guest = sandbox.guest;
     let mut helpers = Amounts::default();
@@ -204,7 +208,7 @@ fn step(
     let mut processes = Amounts::default();
     let mut guest_ram = Amounts::default();
     for machine in machines {
-        let machine = weigh(&machine.family, options)?;
+        let machine = weigh_family(&machine.family, options.memory.bytes())?;
         for amounts in [machine.caller, machine.sandbox, machine.helpers] {
             processes.add(&amounts);
         }

@@ -15,6 +15,8 @@ pub(super) struct MemoryReport {
     pub(super) agent: AgentReport,
     /// The first machine, while it was the only one.
     pub(super) machine: MachineReport,
+    /// A container, by itself.
+    pub(super) container: MachineReport,
     pub(super) steps: Vec<Step>,
 }
 
@@ -68,6 +70,7 @@ impl MemoryReport {
             lines.push(("QEMU, without guest RAM", helpers));
         }
         lines.push(("guest RAM that was touched", guest_ram));
+        lines.push(("a container's sandbox process", &self.container.sandbox));
         for (what, amounts) in lines {
             let Amounts { rss, pss, shared, private } = *amounts;
             one.line([what.to_owned()].into_iter().chain([pss, rss, shared, private].map(mib)));

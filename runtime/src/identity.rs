@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// A process of this host, and no other that has its number later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
-    pub(super) pid: u32,
+pub(crate) struct Identity {
+    pub(crate) pid: u32,
     /// When it was started, in clock ticks since the host was.
     start_time: u64,
     /// Which start of the host that was.
@@ -24,13 +24,13 @@ pub(super) struct Identity {
 
 impl Identity {
     /// The process that has this number now.
-    pub(super) fn of(pid: u32) -> io::Result<Self> {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let (_, start_time) = stat(pid)?;
         Ok(Self { pid, start_time, boot: boot_id() })
     }
 
     /// Whether it still runs. A process that nobody has waited for yet runs no more.
-    pub(super) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         let same = |(state, start): (char, u64)| start == self.start_time && !matches!(state, 'Z' | 'X');
         stat(self.pid).is_ok_and(same) && boot_id() == self.boot
     }
@@ -46,7 +46,7 @@ impl Identity {
     }
 
     /// Kills it, and waits for its end.
-    pub(super) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         let Some(fd) = self.open() else { return };
         // SAFETY: the descriptor is open; the call takes no pointer but a null one.
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), libc::SIGKILL, 0, 0) };
@@ -54,7 +54,7 @@ impl Identity {
     }
 
     /// Waits for its end.
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         if let Some(fd) = self.open() {
             wait(&fd);
         }
