@@ -36,6 +36,7 @@ mod control;
 mod error;
 mod jail;
 mod lifeline;
+pub mod log_file;
 pub mod oci;
 mod program;
 mod sandbox;
