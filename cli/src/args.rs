@@ -43,7 +43,7 @@ pub(crate) struct SandboxArguments {
 /// Where messages go.
 #[derive(Debug, Args)]
 pub(crate) struct LogOptions {
-    /// Append log messages to FILE instead of standard error.
+    /// Append log messages to FILE instead of standard error. What finds no room in a pipe is lost.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) log: Option<PathBuf>,
     /// How log messages look.
@@ -217,7 +217,7 @@ pub(crate) struct RunOptions {
     /// The user, and the group, that the sandbox process becomes if root starts it; default: one that nobody else has.
     #[arg(long, value_name = "UID", value_parser = clap::value_parser!(u32).range(1..=0xffff_fffe))]
     pub(crate) jail_uid: Option<u32>,
-    /// Write the guest kernel's log to FILE. Makes the guest slower.
+    /// Write the guest kernel's log to FILE. Makes the guest slower. A pipe must be read, and is given up if nobody reads it for a second.
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,
     /// Afterwards, show on standard error when each phase of the start was reached.

@@ -4,15 +4,16 @@ mod violations;
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::fd::AsRawFd,
     path::PathBuf,
     sync::Mutex,
     time::SystemTime,
 };
 
 use anyhow::Context;
+use mote_runtime::log_file;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -31,11 +32,7 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<()> {
     let builder = tracing_subscriber::fmt().with_max_level(level).event_format(Shape(options.log_format));
     match &options.log {
         Some(path) => {
-            let file = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .mode(0o644)
-                .open(path)
+            let file = log_file::open(path, File::options().append(true))
                 .with_context(|| format!("cannot open the log file {}", path.display()))?;
             violations::report_to(file.as_raw_fd(), options.log_format);
             let file = LogFile { file, path: path.clone(), failed: false };
@@ -49,7 +46,8 @@ pub(crate) fn start(options: &LogOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A log file. That it cannot be written to is said once, on standard error; what is logged then is lost, and nothing else.
+/// A log file. That it cannot be written to, or that a pipe is full, is said once, on standard error; what is logged then is lost, and
+/// nothing else.
 struct LogFile {
     file: File,
     path: PathBuf,

@@ -116,7 +116,9 @@ impl Guest {
         let device: Box<dyn Device> = match kind {
             Kind::Fs => {
                 let shares = shares.as_ref().map(Shares::list).unwrap_or_default();
-                Box::new(Fs::new("fuzz", &shares, END).unwrap())
+                let device = Fs::new("fuzz", &shares, END).unwrap();
+                device.enter_thread().unwrap();
+                Box::new(device)
             }
             Kind::Vsock => {
                 let (device, ports) = Vsock::new(CID).unwrap();

@@ -71,9 +71,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Store`] or [`Error::NoSpace`], if it cannot be made.
+    /// [`Error::Store`] or [`Error::NoSpace`], if it cannot be made; [`Error::Store`] also for root, if others may change what is in it.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
+        if path.exists() {
+            check_owner(&path).map_err(|source| Error::in_store(&path, &path, source))?;
+        }
         for folder in ["blobs/sha256", "images", "folders", "tmp"] {
             let folder = path.join(folder);
             DirBuilder::new()
@@ -139,6 +142,17 @@ impl Store {
         staging::lock_shared(&file, &|| Ok(())).map_err(self.failed(path))?;
         let links = file.metadata().map_err(self.failed(path))?.nlink();
         Ok((links > 0).then_some(file))
+    }
+}
+
+/// What root takes out of its store must be what root put in.
+fn check_owner(path: &Path) -> io::Result<()> {
+    let metadata = path.metadata()?;
+    match metadata.uid() {
+        _ if !geteuid().is_root() => Ok(()),
+        0 if metadata.mode() & 0o022 == 0 => Ok(()),
+        0 => Err(io::Error::other("others than root may write to it")),
+        user => Err(io::Error::other(format!("it belongs to user {user}, not to root"))),
     }
 }
 

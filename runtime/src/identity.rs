@@ -35,6 +35,11 @@ impl Identity {
         stat(self.pid).is_ok_and(same) && boot_id() == self.boot
     }
 
+    /// Whether a signal has it stand still, so that it answers nobody.
+    pub(super) fn stands_still(&self) -> bool {
+        stat(self.pid).is_ok_and(|(state, start)| start == self.start_time && state == 'T')
+    }
+
     /// A descriptor of the process, if it still runs.
     fn open(&self) -> Option<OwnedFd> {
         // SAFETY: makes a new descriptor (with `FD_CLOEXEC`, as all of this kind); touches no memory.
@@ -95,12 +100,25 @@ mod tests {
     }
 
     #[test]
+    fn who_stands_still_is_alive() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = Identity::of(child.id()).unwrap();
+        assert!(!identity.stands_still());
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(identity.stands_still() && identity.is_alive());
+        identity.kill();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn who_is_dead_is_not_alive_even_before_it_is_waited_for() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let identity = Identity::of(child.id()).unwrap();
         identity.kill();
         assert!(!identity.is_alive());
-        assert!(identity.open().is_none());
+        assert!(identity.open().is_none() && !identity.stands_still());
         child.wait().unwrap();
         identity.kill();
     }

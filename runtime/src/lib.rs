@@ -37,6 +37,7 @@ mod error;
 mod identity;
 mod jail;
 mod lifeline;
+pub mod log_file;
 pub mod oci;
 mod program;
 mod sandbox;

@@ -18,6 +18,7 @@
 use std::{
     ffi::OsString,
     fs,
+    io::Write,
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -333,7 +334,19 @@ pub(super) fn write_pid_file(path: &Path, pid: u32) -> Result<(), Error> {
     let mut hidden = OsString::from(".");
     hidden.push(name);
     let new: PathBuf = path.with_file_name(hidden);
-    fs::write(&new, pid.to_string()).and_then(|()| fs::rename(&new, path)).map_err(wrong)
+    // Others may be able to put files there: what has this name already is none of ours, wherever it leads.
+    let mut file = fs::File::create_new(&new).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            wrong(std::io::Error::other(format!("there is a {} already", new.display())))
+        }
+        _ => wrong(error),
+    })?;
+    let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| fs::rename(&new, path));
+    written.map_err(|error| {
+        // The error that counts is the first one.
+        let _ = fs::remove_file(&new);
+        wrong(error)
+    })
 }
 
 #[cfg(test)]

@@ -130,13 +130,14 @@ pub fn exec(target: &Target, options: &ExecOptions<'_>, process: &Process) -> Re
         Some(fd) if console.is_none() => Some(Restore::later(fd)?),
         _ => None,
     };
-    let gone = |_| Error::new(Kind::Container, "cannot exec in a stopped container");
+    const GONE: &str = "cannot exec in a stopped container";
+    let gone = |_| Error::new(Kind::Container, GONE);
     let streams = match terminal {
         Some(terminal) => Streams::of_terminal(terminal),
         None => Streams::new(streams),
     }
     .map_err(host("prepare the streams"))?;
-    let mut connection = container.connect().map_err(gone)?;
+    let mut connection = container.connect(GONE)?;
     let pumps = streams.hand_over(&mut connection, &ask).map_err(gone)?;
     match connection.receive().map_err(gone)? {
         Answer::Started { .. } => {}

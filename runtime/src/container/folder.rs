@@ -11,7 +11,7 @@
 //! it when the holder ends, however that happens.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Metadata},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -23,6 +23,7 @@ use std::{
 use nix::{
     fcntl::{Flock, FlockArg},
     libc,
+    unistd::geteuid,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -57,7 +58,8 @@ impl Folder {
             .recursive(true)
             .mode(0o711)
             .create(root)
-            .map_err(|error| cannot("make", root, &error))?;
+            .and_then(|()| check_owner(&fs::metadata(root)?))
+            .map_err(|error| cannot("use", root, &error))?;
         let path = root.join(id.as_str());
         match DirBuilder::new().mode(0o711).create(&path) {
             Ok(()) => {}
@@ -75,6 +77,11 @@ impl Folder {
     /// Opens the folder of a container that exists.
     pub(super) fn open(root: &Path, id: &ContainerId) -> Result<Self, Error> {
         let path = root.join(id.as_str());
+        let owned = match fs::metadata(root) {
+            Ok(metadata) => check_owner(&metadata),
+            Err(_) => Ok(()),
+        };
+        owned.map_err(|error| cannot("use", root, &error))?;
         match open(&path) {
             Ok(handle) => Ok(Self { path, handle: Handle::Open(handle) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(does_not_exist()),
@@ -165,7 +172,23 @@ impl Folder {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+    let folder = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
+    check_owner(&folder.metadata()?)?;
+    Ok(folder)
+}
+
+/// What root finds in a folder must be its own: others could have it kill processes, and remove and write files, of their choice.
+fn check_owner(folder: &Metadata) -> io::Result<()> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    if folder.uid() != 0 {
+        return Err(io::Error::other(format!("it belongs to user {}, not to root", folder.uid())));
+    }
+    if folder.mode() & 0o022 != 0 {
+        return Err(io::Error::other("others than root may write to it"));
+    }
+    Ok(())
 }
 
 pub(super) fn does_not_exist() -> Error {
@@ -179,6 +202,7 @@ fn cannot(what: &str, path: &Path, error: &io::Error) -> Error {
 /// The ids of the containers below `root`, in order.
 pub(super) fn list(root: &Path) -> io::Result<Vec<ContainerId>> {
     let mut ids = Vec::new();
+    check_owner(&fs::metadata(root)?)?;
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let id = entry.file_name().to_str().and_then(|name| ContainerId::new(name).ok());

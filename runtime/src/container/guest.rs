@@ -15,7 +15,7 @@ pub(super) struct Files(Connection);
 
 impl Files {
     pub(super) fn open(container: &Container) -> Result<Self, Error> {
-        container.connect().map(Self).map_err(|_| gone())
+        container.connect(GONE).map(Self)
     }
 
     /// Reads a whole file.
@@ -82,6 +82,8 @@ fn path(name: &str) -> String {
     if name.starts_with('/') { name.to_owned() } else { format!("{GUEST_CGROUP}/{name}") }
 }
 
+const GONE: &str = "container not running";
+
 fn gone() -> Error {
-    Error::new(Kind::Container, "container not running")
+    Error::new(Kind::Container, GONE)
 }

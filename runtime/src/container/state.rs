@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     path::{Path, PathBuf},
 };
 
@@ -117,7 +116,10 @@ impl Container {
         if !self.state.sandbox.is_alive() {
             return Status::Stopped;
         }
-        match self.connect().and_then(|mut connection| connection.ask(&Ask::Status)) {
+        if self.state.sandbox.stands_still() {
+            return Status::Paused;
+        }
+        match self.ask(&Ask::Status, "") {
             Ok(Answer::Status(status)) => status,
             _ => Status::Stopped,
         }
@@ -127,14 +129,20 @@ impl Container {
         self.state.view(self.status(), self.folder.read_ended().as_ref())
     }
 
-    pub(super) fn connect(&self) -> io::Result<Connection> {
-        Connection::open(&self.folder.short_path(CONTROL))
+    /// Connects to the sandbox process; `gone` is what it means if there is none.
+    pub(super) fn connect(&self, gone: &str) -> Result<Connection, Error> {
+        // One that a signal has stopped would be waited for until another one has it go on.
+        if self.state.sandbox.stands_still() {
+            let pid = self.state.sandbox.pid;
+            let what = format!("the sandbox process {pid} was stopped by a signal: SIGCONT has it go on");
+            return Err(Error::new(Kind::Container, what));
+        }
+        Connection::open(&self.folder.short_path(CONTROL)).map_err(|_| Error::new(Kind::Container, gone))
     }
 
     /// Asks the sandbox process; `gone` is what it means if there is none.
     pub(super) fn ask(&self, ask: &Ask, gone: &str) -> Result<Answer, Error> {
-        let gone = |_| Error::new(Kind::Container, gone);
-        match self.connect().and_then(|mut connection| connection.ask(ask)).map_err(gone)? {
+        match self.connect(gone)?.ask(ask).map_err(|_| Error::new(Kind::Container, gone))? {
             Answer::Failed(failure) => Err(Error(Box::new(failure))),
             answer => Ok(answer),
         }

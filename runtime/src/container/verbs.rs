@@ -86,7 +86,11 @@ pub fn kill(root: &Path, id: &ContainerId, signal: u8, all: bool) -> Result<(), 
 
 fn kill_init(container: &Container, signal: u8) -> Result<(), Error> {
     const GONE: &str = "container not running";
-    if container.state.sandbox.is_alive() {
+    if signal == SIGKILL && container.state.sandbox.stands_still() {
+        // It passes nothing on.
+        container.state.sandbox.kill();
+        Ok(())
+    } else if container.state.sandbox.is_alive() {
         container.ask(&Ask::Kill { signal }, GONE).map(drop)
     } else {
         Err(Error::new(Kind::Container, GONE))

@@ -34,6 +34,7 @@ use crate::{
     error::{Kind, host},
     jail::{self, CONTAINER_SUPERVISOR, SUPERVISOR},
     lifeline::{self, Limited, Order},
+    log_file::{self, Patient},
     shares,
     spec::Rootfs,
     timeline::{Mark, Timeline},
@@ -160,8 +161,8 @@ fn read_initrd(path: &Path) -> Result<&'static [u8], Error> {
 
 fn kernel_log(console: Option<&Path>) -> Result<KernelLog, Error> {
     let Some(path) = console else { return Ok(KernelLog::new()) };
-    let file = File::create(path).map_err(|error| {
+    let file = log_file::open(path, File::options().truncate(true)).map_err(|error| {
         Error::because(Kind::Host, format!("cannot write the kernel log to {}", path.display()), &error)
     })?;
-    Ok(KernelLog::with_file(Box::new(file)))
+    Ok(KernelLog::with_file(Box::new(Patient(file))))
 }

@@ -19,6 +19,7 @@
 mod attacks;
 mod block;
 mod boot;
+mod fs;
 mod machine;
 mod queue;
 mod transport;

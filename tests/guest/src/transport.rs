@@ -7,6 +7,7 @@ use crate::{
 
 pub const BLOCK: u32 = 2;
 pub const VSOCK: u32 = 19;
+pub const FS: u32 = 26;
 
 pub const DEVICE_ID: u64 = 0x08;
 pub const QUEUE_NOTIFY: u64 = 0x50;

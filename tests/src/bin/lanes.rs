@@ -102,7 +102,8 @@ fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
         .file(absolute(&arguments.in_guest)?, "/usr/bin/in-guest")
         .env("MOTE_IN_GUEST", "/usr/bin/in-guest")
         .env("MOTE", "/usr/bin/mote")
-        .env("MOTE_HYPERVISOR", "kvm");
+        .env("MOTE_HYPERVISOR", "kvm")
+        .env("MOTE_LAB", "1");
     let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];
     command.extend(arguments.arguments.iter().cloned());
     for (name, why) in NOT_IN_THE_LAB {

@@ -1,19 +1,25 @@
 //! A host that fails us, or that others have prepared: a clear line, nobody else's file touched, nothing left behind.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader},
-    os::unix::{fs::symlink, process::CommandExt},
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    os::unix::{
+        fs::{OpenOptionsExt, symlink},
+        process::CommandExt,
+    },
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
 use mote_tests::harness::{Leftovers, children, mote_run, run, temporary, text, wait};
 use nix::{
+    fcntl::OFlag,
     sys::{
         resource::{Resource, setrlimit},
         signal::{Signal, kill},
+        stat::Mode,
     },
-    unistd::Pid,
+    unistd::{Pid, mkfifo},
 };
 
 fn send(pid: u32, signal: Signal) {
@@ -61,6 +67,48 @@ fn a_full_disk_costs_the_log_and_nothing_else() {
     // Each of the two processes says it once.
     let lines = output.stderr.lines();
     assert!(lines.clone().count() <= 2 && lines.clone().all(|line| line.contains("/dev/full")), "{output:?}");
+    before.check();
+}
+
+/// A named pipe, and if it is to be read, somebody who has it open and reads nothing.
+fn pipe(path: &Path, read: bool) -> Option<fs::File> {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    read.then(|| File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).unwrap())
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_no_log_file() {
+    let before = Leftovers::before();
+    let folder = temporary();
+    let path = folder.path().join("pipe");
+    pipe(&path, false);
+    for option in ["--console", "--log"] {
+        let output = run(mote_run(&[option, &text(&path)]).args(["--", "true"]), b"");
+        output.assert_failed(125, &[&text(&path), "nobody reads it"]);
+    }
+    drop(folder);
+    before.check();
+}
+
+#[test]
+fn a_full_pipe_costs_the_log_and_nothing_else() {
+    let before = Leftovers::before();
+    let folder = temporary();
+    for (option, said) in
+        [("--console", "kernel log can no longer be written"), ("--log", "cannot write to the log file")]
+    {
+        let path = folder.path().join(option);
+        let reader = pipe(&path, true).unwrap();
+        // Full but for less than a line, so that there is room for no second one.
+        let mut filled =
+            File::options().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&path).unwrap();
+        while filled.write(&[b'.'; 4096]).is_ok() {}
+        let output = run(mote_run(&[option, &text(&path), "--debug"]).args(["--", "echo", "hi"]), b"");
+        assert_eq!((output.status, output.text().as_str()), (0, "hi\n"), "{output:?}");
+        assert!(output.stderr.contains(said), "{output:?}");
+        drop((filled, reader));
+    }
+    drop(folder);
     before.check();
 }
 

@@ -2,11 +2,15 @@
 //! line. Which class of bug each attack stands for is in docs/hostile-guests.md.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader},
     os::{
         fd::AsFd,
-        unix::fs::{OpenOptionsExt, PermissionsExt},
+        unix::{
+            fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink},
+            process::CommandExt,
+        },
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,6 +25,7 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
+        resource::{Resource, setrlimit},
         signal::{Signal, kill},
         stat::Mode,
     },
@@ -132,11 +137,53 @@ fn assert_log_is_short(stderr: &str) {
 
 /// The guest does its worst, and then waits for ever: memory, threads and log are bounded, and SIGTERM ends everything.
 fn survives(attack: &str) {
-    let before = Leftovers::before();
     let folder = temporary();
-    let fifo = folder.path().join("console");
+    outlives(folder.path(), &mut hostile(folder.path(), attack));
+}
+
+/// The same with two shares, of which one is read-only: nothing of it changes, nor does what lies beside them.
+fn survives_with_shares(attack: &str) {
+    let folder = temporary();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["shared", "read-only"] {
+        fs::create_dir_all(at(name).join("folder")).unwrap();
+        fs::write(at(name).join("file"), "shared\n").unwrap();
+        symlink("../outside", at(name).join("link")).unwrap();
+    }
+    fs::create_dir(at("outside")).unwrap();
+    fs::write(at("outside/secret"), "secret").unwrap();
+    let seen = |names: [&str; 2]| names.map(|name| snapshot(&at(name)));
+    let before = seen(["outside", "read-only"]);
+
+    let mut command = hostile(folder.path(), attack);
+    command.args(["-v", &format!("{}:/shared", at("shared").display())]);
+    command.args(["-v", &format!("{}:/read-only:ro", at("read-only").display())]);
+    // Few enough that a guest comes to the end of them.
+    // SAFETY: the closure makes one system call between fork and exec.
+    unsafe { command.pre_exec(|| Ok(setrlimit(Resource::RLIMIT_NOFILE, 512, 512)?)) };
+    outlives(folder.path(), &mut command);
+    assert_eq!(seen(["outside", "read-only"]), before);
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 5, "two shares, what is outside, the guest, its console: {names:?}");
+}
+
+/// What is in a folder, and what it looks like.
+fn snapshot(folder: &Path) -> BTreeMap<String, (u32, u32, i64, Vec<u8>)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        let seen = fs::symlink_metadata(&path).unwrap();
+        let content = if seen.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        (text(&path), (seen.mode(), seen.uid(), seen.ctime_nsec(), content))
+    });
+    entries.collect()
+}
+
+fn outlives(folder: &Path, command: &mut Command) {
+    let before = Leftovers::before();
+    let fifo = folder.join("console");
     let console = lines(&fifo);
-    let mut child = hostile(folder.path(), attack)
+    let mut child = command
         .args(["--console", &text(&fifo), "--", "true"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -150,7 +197,6 @@ fn survives(attack: &str) {
     let stderr = received(&collect(child.stderr.take()));
     assert_eq!(shell_status(wait(&mut child)), 128 + 15);
     assert_log_is_short(&String::from_utf8_lossy(&stderr));
-    drop(folder);
     before.check();
 }
 
@@ -166,14 +212,15 @@ fn ends(attack: &str, words: &[&str]) {
 }
 
 macro_rules! attacks {
-    ($($name:ident: $attack:literal $(ends with $words:expr)?;)+) => {
+    ($($name:ident: $attack:literal $(, $with:ident)? $(ends with $words:expr)?;)+) => {
         $(
             #[test]
             fn $name() {
-                attacks!(@ $attack $($words)?);
+                attacks!(@ $attack $($with)? $($words)?);
             }
         )+
     };
+    (@ $attack:literal shares) => { survives_with_shares($attack) };
     (@ $attack:literal) => { survives($attack) };
     (@ $attack:literal $words:expr) => { ends($attack, &$words) };
 }
@@ -197,6 +244,15 @@ attacks! {
     a_storm_of_connects: "vsock-storm";
     resets_of_everything: "vsock-resets";
     a_guest_that_takes_nothing: "vsock-silence";
+    requests_with_lying_lengths: "fs-lengths", shares;
+    requests_before_hello_and_hello_again: "fs-before-hello", shares;
+    requests_about_nobody: "fs-nobody", shares;
+    names_that_lead_out: "fs-names", shares;
+    changes_of_a_read_only_share: "fs-read-only", shares;
+    links_where_folders_were: "fs-links", shares;
+    positions_that_cannot_be: "fs-positions", shares;
+    files_that_are_never_closed: "fs-open-for-ever", shares;
+    a_storm_of_forgets: "fs-forgets", shares;
     garbage_for_the_host: "control-garbage" ends with ["sent something that is not the protocol"];
     a_message_without_end: "control-too-long" ends with ["sent something that is not the protocol", "4294967295 bytes"];
     a_message_of_another_version: "control-other-version" ends with ["speaks version 99"];

@@ -19,6 +19,7 @@ mod images;
 mod jail;
 mod jail_container;
 mod machine;
+mod planted;
 mod rootfs;
 mod shares;
 mod streams;

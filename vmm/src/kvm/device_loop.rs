@@ -89,13 +89,25 @@ impl DeviceLoop {
             .name(name.into())
             .stack_size(STACK)
             .spawn(move || {
-                if gate.arrive(filter.install()) {
+                if gate.arrive(self.enter_thread().and_then(|()| Ok(filter.install()?))) {
                     self.run();
                 }
                 drop(stopped);
             })
             .map_err(host("start the device thread"))?;
         Ok((stop, thread))
+    }
+
+    /// Has a device that needs this thread for itself set it up.
+    fn enter_thread(&self) -> Result<(), Error> {
+        let first = |source: &&Source| source.wake == Wake::Queue(0);
+        for source in self.sources.iter().filter(first) {
+            source
+                .device
+                .with_device(|device| device.enter_thread())
+                .map_err(host("set up a device's thread"))?;
+        }
+        Ok(())
     }
 
     fn run(&self) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::seccomp;
+use crate::Error;
 
 #[derive(Default)]
 pub(super) struct Gate {
@@ -13,7 +13,7 @@ pub(super) struct Gate {
 #[derive(Default)]
 struct State {
     arrived: usize,
-    failure: Option<seccomp::Error>,
+    failure: Option<Error>,
     /// Whether those who wait may run the guest; none while they wait.
     open: Option<bool>,
 }
@@ -32,7 +32,7 @@ impl Gate {
     }
 
     /// A thread is there, restricted or not: waits. `false` if it is to end without having run the guest.
-    pub(super) fn arrive(&self, restricted: Result<(), seccomp::Error>) -> bool {
+    pub(super) fn arrive(&self, restricted: Result<(), Error>) -> bool {
         let mut state = self.state();
         state.arrived += 1;
         state.failure = state.failure.take().or(restricted.err());
@@ -48,8 +48,8 @@ impl Gate {
     /// Waits until `threads` threads have arrived.
     ///
     /// # Errors
-    /// One of them could not be restricted.
-    pub(super) fn wait_for(&self, threads: usize) -> Result<(), seccomp::Error> {
+    /// One of them could not be set up and restricted.
+    pub(super) fn wait_for(&self, threads: usize) -> Result<(), Error> {
         let mut state = self.state();
         while state.arrived < threads {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -81,7 +81,7 @@ impl Drop for Keeper {
 mod tests {
     use super::*;
 
-    fn waiting(gate: &Arc<Gate>, restricted: Result<(), seccomp::Error>) -> std::thread::JoinHandle<bool> {
+    fn waiting(gate: &Arc<Gate>, restricted: Result<(), Error>) -> std::thread::JoinHandle<bool> {
         let gate = Arc::clone(gate);
         std::thread::spawn(move || gate.arrive(restricted))
     }
@@ -101,7 +101,7 @@ mod tests {
     fn nobody_is_let_in_after_a_failure() {
         let gate = Gate::new();
         let keeper = gate.keeper();
-        let failure = seccomp::Error::Install("test", std::io::ErrorKind::Unsupported.into());
+        let failure = Error::Host("test", std::io::ErrorKind::Unsupported.into());
         let threads = [waiting(&gate, Err(failure)), waiting(&gate, Ok(()))];
         gate.wait_for(2).unwrap_err();
         drop(keeper);

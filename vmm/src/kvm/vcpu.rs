@@ -57,7 +57,7 @@ impl VcpuThread {
             .name(format!("vcpu{index}"))
             .stack_size(STACK)
             .spawn(move || {
-                let entered = gate.arrive(filter.install());
+                let entered = gate.arrive(filter.install().map_err(Error::from));
                 let exit = if entered { run_until_end(&mut fd, &bus, &ending) } else { Exit::Stopped };
                 shared.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
                 ending.record(exit);

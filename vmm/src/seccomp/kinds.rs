@@ -15,7 +15,8 @@ pub const COMMON: &[Allowed] = &[
     allow(libc::SYS_close),         // whatever held a descriptor is dropped
     allow(libc::SYS_exit),          // the thread ends
     allow(libc::SYS_exit_group),    // the process ends: a violation
-    // A debug build looks whether a descriptor that it closes is open.
+    // Looks whether a descriptor that it closes is open.
+    #[cfg(debug_assertions)]
     allow_when(libc::SYS_fcntl, &[Argument::is(1, libc::F_GETFD.cast_unsigned())]),
     allow(libc::SYS_futex),   // locks
     allow(libc::SYS_getpid),  // abort() after a panic
@@ -49,7 +50,8 @@ pub static VCPU: Kind = Kind {
             allow(libc::SYS_epoll_ctl),  // a reset socket device forgets its descriptors
             allow(libc::SYS_epoll_wait), // and what was still to be told of them
             allow_when(libc::SYS_ioctl, &[Argument::is(1, KVM_RUN)]),
-            allow(libc::SYS_read),     // and the block device its event descriptor
+            allow(libc::SYS_poll), // waits for room in the kernel log's file, if that is a pipe
+            allow(libc::SYS_preadv2), // and others what they left to be done, in an event descriptor
             allow(libc::SYS_shutdown), // ends their streams
         ],
     ],
@@ -60,8 +62,8 @@ const DEVICE: &[Allowed] = &[
     allow(libc::SYS_epoll_ctl),  // the socket device watches a stream
     allow(libc::SYS_epoll_wait), // wait for the guest and for streams
     allow(libc::SYS_fdatasync),  // the guest flushes its disk
-    allow(libc::SYS_preadv),     // the guest reads its disk
-    allow(libc::SYS_pwritev),    // the guest writes its disk
+    allow(libc::SYS_preadv2),    // the guest reads its disk; event descriptors
+    allow(libc::SYS_pwritev2),   // the guest writes its disk
     allow(libc::SYS_read),       // event descriptors
     allow(libc::SYS_readv),      // a stream, from a pipe, a terminal or a file
     allow(libc::SYS_recvmsg),    // a stream, from a socket
@@ -89,37 +91,30 @@ pub static VHOST_USER: Kind = Kind {
 const FILES: &[Allowed] = &[
     allow(libc::SYS_copy_file_range), // the guest copies within a share
     allow(libc::SYS_fallocate),       // the guest reserves room
-    allow(libc::SYS_fchdir),          // the thread's working folder is `/proc/self/fd`
     allow(libc::SYS_fchmodat),        // the guest changes permissions
     allow(libc::SYS_fchownat),        // the guest changes owners
-    // Descriptors are kept out of the way of new ones.
-    allow_when(libc::SYS_fcntl, &[Argument::is(1, libc::F_DUPFD_CLOEXEC.cast_unsigned())]),
-    allow(libc::SYS_fdatasync),   // the guest flushes a file
-    allow(libc::SYS_fstatfs),     // how much room there is
-    allow(libc::SYS_fsync),       // the guest flushes a file
-    allow(libc::SYS_ftruncate),   // the guest shortens an open file
-    allow(libc::SYS_getdents64),  // the guest lists a folder
-    allow(libc::SYS_getxattr),    // extended attributes
-    allow(libc::SYS_linkat),      // the guest makes a link
-    allow(libc::SYS_listxattr),   // extended attributes
-    allow(libc::SYS_lseek),       // where a list of a folder goes on; data and holes
-    allow(libc::SYS_mkdirat),     // the guest makes a folder
+    allow(libc::SYS_fdatasync),       // the guest flushes a file
+    allow(libc::SYS_fstatfs),         // how much room there is
+    allow(libc::SYS_fsync),           // the guest flushes a file
+    allow(libc::SYS_ftruncate),       // the guest shortens a file
+    allow(libc::SYS_getdents64),      // the guest lists a folder
+    allow(libc::SYS_getxattr),        // extended attributes
+    allow(libc::SYS_linkat),          // the guest makes a link
+    allow(libc::SYS_listxattr),       // extended attributes
+    allow(libc::SYS_lseek),           // where a list of a folder goes on; data and holes
+    allow(libc::SYS_mkdirat),         // the guest makes a folder
     allow(libc::SYS_mknodat), // the guest makes a pipe, a socket, a device node: a name, which is never opened
     allow(libc::SYS_openat),  // the guest opens a file or folder
-    allow(libc::SYS_preadv),  // the guest reads
-    allow(libc::SYS_pwritev), // the guest writes
-    allow(libc::SYS_pwritev2), // the guest appends
+    allow(libc::SYS_preadv2), // the guest reads; event descriptors
+    allow(libc::SYS_pwritev2), // the guest writes
     allow(libc::SYS_readlinkat), // the guest reads a link
     allow(libc::SYS_removexattr), // extended attributes
     allow(libc::SYS_renameat2), // the guest renames
     allow(libc::SYS_setxattr), // extended attributes
     allow(libc::SYS_statx),   // what a file is
     allow(libc::SYS_symlinkat), // the guest makes a symbolic link
-    allow(libc::SYS_truncate), // the guest shortens a file
     allow(libc::SYS_umask),   // the guest's mask has been applied
     allow(libc::SYS_unlinkat), // the guest removes a name
-    // The thread's working folder is its own.
-    allow_when(libc::SYS_unshare, &[Argument::is(0, libc::CLONE_FS.cast_unsigned())]),
     allow(libc::SYS_utimensat), // the guest sets times
 ];
 
@@ -144,7 +139,6 @@ pub static VHOST_USER_FILE_SERVER: Kind = Kind {
         FILES,
         &[
             allow(libc::SYS_poll),    // wait for QEMU and for notifications
-            allow(libc::SYS_read),    // event descriptors
             allow(libc::SYS_recvmsg), // QEMU's requests
             allow(libc::SYS_sendmsg), // answers
         ],

@@ -3,7 +3,7 @@
 use super::*;
 use crate::arch::system_call_name;
 
-const KINDS: [&Kind; 5] = [&VCPU, &DEVICES, &VHOST_USER, &PUMP, &QEMU];
+const KINDS: [&Kind; 7] = [&VCPU, &DEVICES, &VHOST_USER, &FILE_SERVER, &VHOST_USER_FILE_SERVER, &PUMP, &QEMU];
 
 fn names(list: &[Allowed]) -> Vec<&'static str> {
     list.iter().map(|allowed| system_call_name(allowed.number).unwrap()).collect()
@@ -19,7 +19,9 @@ fn lists_are_short_sorted_and_without_repetition() {
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len(), "{}: {all:?}", kind.name);
         let most = if kind.name == VCPU.name { 27 } else { 50 };
-        assert!(all.len() <= most, "{}: {}", kind.name, all.len());
+        // `fcntl` is for debug builds only.
+        let shipped = all.iter().filter(|name| **name != "fcntl").count();
+        assert!(shipped <= most, "{}: {shipped}", kind.name);
         Filter::compile(kind, Mode::Enforce).unwrap();
         Filter::compile(kind, Mode::Log).unwrap();
     }

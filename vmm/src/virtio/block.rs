@@ -19,7 +19,6 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::eventfd::{EfdFlags, EventFd},
 };
@@ -183,8 +182,8 @@ impl Block {
 
     fn work(&mut self, wake: Wake, queue: &mut VirtQueue<'_>) -> Result<(), DeviceError> {
         if wake == Wake::Events {
-            // Nothing to read means that there is nothing to resume.
-            let _ = self.resume.read();
+            transfer::take_event(self.resume.as_fd())
+                .map_err(|source| DeviceError::Host { what: "go on with the block device", source })?;
         }
         let mut chain = std::mem::take(&mut self.chain);
         let mut vector = Vector::new();
@@ -210,9 +209,8 @@ impl Block {
 
     /// Makes sure that a device that nobody drives wakes nobody.
     fn forget(&self) {
-        match self.resume.read() {
-            Ok(_) | Err(Errno::EAGAIN) => {}
-            Err(error) => tracing::warn!(%error, "block device cannot be reset"),
+        if let Err(error) = transfer::take_event(self.resume.as_fd()) {
+            tracing::warn!(%error, "block device cannot be reset");
         }
     }
 

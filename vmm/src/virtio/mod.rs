@@ -116,6 +116,15 @@ pub trait Device: Send {
     fn prepare(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+
+    /// Sets up the calling thread, the only one that will call [`process`](Self::process). It is not restricted yet. Called where the device
+    /// [needs a thread of its own](Self::needs_own_thread), after [`prepare`](Self::prepare) and before the guest runs.
+    ///
+    /// # Errors
+    /// The host refused it.
+    fn enter_thread(&self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Copies the part of a configuration space that a read at `offset` sees; what lies beyond it is zero.

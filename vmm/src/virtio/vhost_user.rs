@@ -59,7 +59,7 @@ pub fn backend_queues(device: &dyn Device) -> usize {
 /// ends once that end is closed in every process that has it.
 ///
 /// # Errors
-/// No socket pair, no thread, or one that cannot be restricted, or a queue size that is no power of two.
+/// No socket pair, no thread, or one that cannot be set up and restricted, or a queue size that is no power of two.
 pub fn serve(mut device: Box<dyn Device>, mode: seccomp::Mode) -> io::Result<(UnixStream, JoinHandle<()>)> {
     device.prepare()?;
     let filter =
@@ -74,7 +74,8 @@ pub fn serve(mut device: Box<dyn Device>, mode: seccomp::Mode) -> io::Result<(Un
         if let Err(error) = SigSet::all().thread_block() {
             tracing::warn!(device = name, %error, "signals cannot be blocked");
         }
-        let result = filter.install();
+        let entered = lock(&backend).device.enter_thread();
+        let result = entered.and_then(|()| filter.install().map_err(io::Error::other));
         let good = result.is_ok();
         // It is waited for.
         let _ = sender.send(result);
@@ -87,7 +88,7 @@ pub fn serve(mut device: Box<dyn Device>, mode: seccomp::Mode) -> io::Result<(Un
             tracing::error!(device = name, %error, "the connection to the hypervisor ends");
         }
     })?;
-    installed.recv().map_err(io::Error::other)?.map_err(io::Error::other)?;
+    installed.recv().map_err(io::Error::other)??;
     Ok((frontend, thread))
 }
 

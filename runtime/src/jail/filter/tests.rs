@@ -136,6 +136,14 @@ fn a_forbidden_call_ends_the_process_with_one_line() {
 }
 
 #[test]
+fn lists_are_short() {
+    for kind in KINDS {
+        let len: usize = kind.lists.iter().map(|list| list.len()).sum();
+        assert!(len <= 50, "{}: {len}", kind.name);
+    }
+}
+
+#[test]
 fn the_control_socket_is_for_containers() {
     for call in OF_CONTAINERS.iter().chain(&["nothing"]) {
         let (output, text) = run(&CONTAINER_SUPERVISOR, call);

@@ -3,6 +3,7 @@
 mod block;
 mod control;
 mod floods;
+mod fs;
 mod registers;
 mod rings;
 mod vsock;
@@ -30,6 +31,15 @@ pub const ALL: &[(&str, Attack)] = &[
     ("vsock-storm", vsock::storm),
     ("vsock-resets", vsock::resets),
     ("vsock-silence", vsock::silence),
+    ("fs-lengths", fs::lengths),
+    ("fs-before-hello", fs::before_hello),
+    ("fs-nobody", fs::nobody),
+    ("fs-names", fs::names),
+    ("fs-read-only", fs::read_only),
+    ("fs-links", fs::links),
+    ("fs-positions", fs::positions),
+    ("fs-open-for-ever", fs::open_for_ever),
+    ("fs-forgets", fs::forgets),
     ("control-garbage", control::garbage),
     ("control-too-long", control::too_long),
     ("control-other-version", control::other_version),

@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::FileExt;
 
+use nix::errno::Errno;
 use proptest::prelude::*;
 use virtio_queue::Queue;
 use vm_memory::{Bytes, GuestAddress};

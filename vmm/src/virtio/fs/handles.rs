@@ -30,15 +30,20 @@ pub(super) struct Handles {
     by_number: HashMap<u64, Handle>,
     next: u64,
     limit: usize,
+    /// How many of them are folders.
+    folders: usize,
+    max_folders: usize,
 }
 
 impl Handles {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { by_number: HashMap::new(), next: 1, limit }
+    /// Nothing, and room for `limit`, of which `max_folders` may be folders.
+    pub(super) fn new(limit: usize, max_folders: usize) -> Self {
+        Self { by_number: HashMap::new(), next: 1, limit, folders: 0, max_folders }
     }
 
     pub(super) fn clear(&mut self) {
         self.by_number.clear();
+        self.folders = 0;
     }
 
     /// # Errors
@@ -47,7 +52,13 @@ impl Handles {
         if self.by_number.len() < self.limit { Ok(()) } else { Err(Errno::ENFILE) }
     }
 
+    /// The same for a folder.
+    pub(super) fn check_room_for_folder(&self) -> Result<()> {
+        if self.folders < self.max_folders { self.check_room() } else { Err(Errno::ENFILE) }
+    }
+
     pub(super) fn add(&mut self, handle: Handle) -> u64 {
+        self.folders += usize::from(matches!(handle, Handle::Folder { .. }));
         let number = self.next;
         self.next += 1;
         self.by_number.insert(number, handle);
@@ -55,7 +66,9 @@ impl Handles {
     }
 
     pub(super) fn remove(&mut self, number: u64) -> Option<Handle> {
-        self.by_number.remove(&number)
+        let handle = self.by_number.remove(&number);
+        self.folders -= usize::from(matches!(handle, Some(Handle::Folder { .. })));
+        handle
     }
 
     /// An open file of a node.

@@ -121,7 +121,12 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, flags: OFlag) -> Result<File> {
     nix::fcntl::openat(AT_FDCWD, link_name(fd)?.as_c_str(), flags, Mode::empty()).map(File::from)
 }
 
-/// The same for reading only. If `quietly`, not even the time of the access is recorded, where that is allowed.
+/// The same for a descriptor that gives no access.
+pub(super) fn reopen_path(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    reopen(fd, OFlag::O_PATH).map(OwnedFd::from)
+}
+
+/// Opens for reading only what is open. If `quietly`, not even the time of the access is recorded, where that is allowed.
 pub(super) fn reopen_for_reading(fd: BorrowedFd<'_>, flags: OFlag, quietly: bool) -> Result<File> {
     if quietly {
         match reopen(fd, flags | OFlag::O_NOATIME) {
@@ -226,9 +231,7 @@ pub(super) fn change_owner(folder: BorrowedFd<'_>, name: &CStr, uid: u32, gid: u
 
 /// Changes a regular file's length.
 pub(super) fn truncate(fd: BorrowedFd<'_>, len: i64) -> Result<()> {
-    // SAFETY: the name ends in NUL.
-    let result = unsafe { libc::truncate(link_name(fd)?.as_ptr(), len) };
-    Errno::result(result).map(drop)
+    nix::unistd::ftruncate(reopen(fd, OFlag::O_WRONLY)?, len)
 }
 
 /// Sets access and modification time.
@@ -350,9 +353,4 @@ fn sized(bytes: &mut Vec<u8>, result: isize) -> Result<usize> {
 /// An error number for what `std` reports.
 pub(super) fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-}
-
-/// A second descriptor for what is open.
-pub(super) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|error| errno(&error))
 }

@@ -19,8 +19,8 @@
 //! # Limits
 //!
 //! Nodes: one for each KiB of the guest's memory, for which a guest that does remember them needs as much itself. Open files and
-//! folders, and so descriptors: three quarters of the process's limit, at most [`MAX_HANDLES`]; an open folder may hold 2 KiB of its
-//! entries. Other descriptors: about 1500.
+//! folders, and so descriptors: half of the process's limit, at most [`MAX_HANDLES`]; at most [`MAX_FOLDERS`] of them folders, each of which may hold
+//! 2 KiB of its entries. Other descriptors: a quarter of the limit, at most 1536. So some are always left for the rest of the process.
 //!
 //! # Locks
 //!
@@ -28,11 +28,9 @@
 //!
 //! # System calls
 //!
-//! The serving thread makes, beyond those of every device: `unshare(CLONE_FS)`, `fchdir`, `umask` and `rt_sigprocmask` at its start; then `openat`,
-//! `close`, `fcntl(F_DUPFD_CLOEXEC)`, `statx`, `getdents64`, `lseek`, `preadv`, `pwritev`, `pwritev2`, `mkdirat`, `mknodat`,
-//! `symlinkat`, `linkat`, `unlinkat`, `renameat2`, `readlinkat`, `fchmodat`, `fchownat`, `utimensat`, `truncate`, `ftruncate`,
-//! `fallocate`, `copy_file_range`, `fsync`, `fdatasync`, `fstatfs`, `getxattr`, `setxattr`, `listxattr`, `removexattr`. It opens
-//! `/proc/self/fd` and the sources when it is made, and no absolute path after that.
+//! The list is in `seccomp/kinds.rs`. What the serving thread needs once, a working folder and a mask of its own, it has before it is
+//! restricted ([`Device::enter_thread`]). `/proc/self/fd` and the sources are opened when the device is made, and no absolute path
+//! after that.
 
 mod abi;
 mod attributes;
@@ -59,9 +57,10 @@ use nix::{
     },
 };
 
-use self::server::Server;
+use self::{handles::Handles, nodes::Nodes, server::Server};
 use super::{
-    Chain, Device, DeviceError, DeviceType, QueueError, VirtQueue, Wake, queue::transfer::Vector,
+    Chain, Device, DeviceError, DeviceType, QueueError, VirtQueue, Wake,
+    queue::transfer::{self, Vector},
     read_config_bytes,
 };
 
@@ -76,6 +75,8 @@ const REQUEST_COST: usize = BUDGET / 16;
 pub const TAG_LEN: usize = 36;
 /// The most that the guest may have open.
 pub const MAX_HANDLES: usize = 1 << 16;
+/// How many of them may be folders, which cost more memory than files.
+pub const MAX_FOLDERS: usize = 1 << 11;
 /// A guest with little memory gets at least so many nodes.
 const MIN_NODES: usize = 1 << 14;
 
@@ -159,12 +160,17 @@ impl Fs {
         let host = |what: &'static str| move |error: Errno| Error::Host { what, source: error.into() };
         let (descriptors, _) =
             getrlimit(Resource::RLIMIT_NOFILE).map_err(host("ask for the limit of descriptors"))?;
-        let handles = usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX).min(MAX_HANDLES);
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let handles = (descriptors / 2).min(MAX_HANDLES);
         let nodes = usize::try_from(memory >> 10).unwrap_or(usize::MAX).max(MIN_NODES);
         let resume = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         Ok(Self {
             tag: padded,
-            server: Server::new(shares, nodes, handles)?,
+            server: Server::new(
+                shares,
+                Nodes::new(nodes, descriptors / 8),
+                Handles::new(handles, MAX_FOLDERS),
+            )?,
             resume: resume.map_err(host("create an event descriptor"))?,
             chain: Chain::default(),
             was_reset: false,
@@ -230,13 +236,16 @@ impl Device for Fs {
         Ok(())
     }
 
+    fn enter_thread(&self) -> io::Result<()> {
+        Ok(self.server.enter()?)
+    }
+
     fn process(&mut self, wake: Wake, queues: &mut [VirtQueue<'_>]) -> Result<(), DeviceError> {
         let host = |what| move |error: Errno| DeviceError::Host { what, source: error.into() };
         if wake == Wake::Events {
-            // Nothing to read means that there is nothing to resume.
-            let _ = self.resume.read();
+            transfer::take_event(self.resume.as_fd())
+                .map_err(|source| DeviceError::Host { what: "go on with requests", source })?;
         }
-        self.server.enter().map_err(host("set up the thread of the file server"))?;
         if std::mem::take(&mut self.was_reset) {
             self.server.clear();
         }
@@ -253,7 +262,8 @@ impl Device for Fs {
     /// Done by whichever thread the driver's reset arrives at; what it means is done by the one that serves.
     fn reset(&mut self) {
         self.was_reset = true;
-        // Nothing to read means that nothing was to be resumed.
-        let _ = self.resume.read();
+        if let Err(error) = transfer::take_event(self.resume.as_fd()) {
+            tracing::warn!(%error, "the file server cannot be reset");
+        }
     }
 }

@@ -136,7 +136,7 @@ impl Server {
     }
 
     pub(super) fn open_folder(&mut self, header: &Header) -> Result<Done> {
-        self.handles.check_room()?;
+        self.handles.check_room_for_folder()?;
         let share = self.share_of(header.node)?;
         let flags = if share.valid() > 0 { abi::open::KEEP_CACHE | abi::open::CACHE_DIR } else { 0 };
         let read_only = share.read_only;

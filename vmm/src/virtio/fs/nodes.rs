@@ -23,9 +23,9 @@ use super::{
     host::{self, Result, Stat},
 };
 
-/// How many folders keep a descriptor after they were used.
+/// How many folders keep a descriptor after they were used, at most.
 const FOLDERS: usize = 512;
-/// How many removed files that the guest still knows keep one.
+/// How many removed files that the guest still knows keep one, at most.
 const REMOVED: usize = 1024;
 /// How many folders may lie between a node and one whose descriptor is held. Deeper ones are out of reach.
 const DEPTH: usize = 2048;
@@ -90,19 +90,23 @@ pub(super) struct Nodes {
     limit: usize,
     /// Folders that keep a descriptor, a clock.
     folders: VecDeque<u64>,
+    max_folders: usize,
     removed: usize,
+    max_removed: usize,
 }
 
 impl Nodes {
-    /// No nodes, and room for `limit` of them.
-    pub(super) fn new(limit: usize) -> Self {
+    /// No nodes, and room for `limit` of them. Folders, and removed files, keep at most `held` descriptors each.
+    pub(super) fn new(limit: usize, held: usize) -> Self {
         Self {
             by_number: HashMap::new(),
             by_identity: HashMap::new(),
             next: abi::ROOT + 1,
             limit,
             folders: VecDeque::new(),
+            max_folders: held.clamp(1, FOLDERS),
             removed: 0,
+            max_removed: held.min(REMOVED),
         }
     }
 
@@ -115,10 +119,10 @@ impl Nodes {
     }
 
     /// Adds what a share shares. It stays until [`clear`](Self::clear).
-    pub(super) fn add_root(&mut self, share: usize, fd: OwnedFd, stat: &Stat) -> u64 {
+    pub(super) fn add_root(&mut self, share: usize, fd: Arc<OwnedFd>, stat: &Stat) -> u64 {
         let number = self.add(Identity::new(share, stat), None);
         if let Some(node) = self.by_number.get_mut(&number) {
-            node.held = Some(Arc::new(fd));
+            node.held = Some(fd);
             node.lookups = 1;
         }
         number
@@ -191,12 +195,12 @@ impl Nodes {
     /// # Errors
     /// As [`look_up`](Self::look_up); also if there are too many of its kind.
     pub(super) fn add_unnamed(&mut self, share: usize, file: &File) -> Result<(u64, Stat)> {
-        if self.by_number.len() >= self.limit || self.removed >= REMOVED {
+        if self.by_number.len() >= self.limit || self.removed >= self.max_removed {
             return Err(Errno::ENFILE);
         }
         let stat = host::stat(file.as_fd())?;
         let number = self.add(Identity::new(share, &stat), None);
-        let held = host::duplicate(file.as_fd());
+        let held = host::reopen_path(file.as_fd());
         if let Some(node) = self.by_number.get_mut(&number) {
             node.lookups = 1;
             node.removed = true;
@@ -278,7 +282,7 @@ impl Nodes {
     ) -> Result<Option<u64>> {
         let Some(node) = self.by_number.get_mut(&number) else { return Ok(None) };
         // Beyond the limit, what the guest uses after its end is stale.
-        if node.place.is_none() || node.removed || self.removed >= REMOVED {
+        if node.place.is_none() || node.removed || self.removed >= self.max_removed {
             return Ok(None);
         }
         if node.held.is_none() {
@@ -386,7 +390,7 @@ impl Nodes {
             return Ok(Arc::clone(held));
         }
         let fd = match self.find(number)? {
-            Found::Held(fd) => host::duplicate(fd)?,
+            Found::Held(fd) => host::reopen_path(fd)?,
             Found::Named(folder, name) => open_same(folder.as_fd(), name, identity)?,
         };
         Ok(Arc::new(fd))
@@ -445,7 +449,7 @@ impl Nodes {
     /// Keeps a folder's descriptor, in place of that of a folder that was not used for long.
     fn keep_folder(&mut self, number: u64, fd: &Arc<OwnedFd>) {
         let mut turns = self.folders.len();
-        while self.folders.len() >= FOLDERS
+        while self.folders.len() >= self.max_folders
             && let Some(oldest) = self.folders.pop_front()
         {
             match self.by_number.get_mut(&oldest) {

@@ -43,7 +43,7 @@ pub(super) struct Shared {
     pub(super) read_only: bool,
     pub(super) cache: Cache,
     /// What is shared, a folder or a file.
-    source: OwnedFd,
+    source: Arc<OwnedFd>,
     /// Its node, once the guest has begun.
     root: u64,
 }
@@ -65,8 +65,6 @@ pub(super) struct Server {
     request: Vec<u8>,
     /// `/proc/self/fd`.
     descriptors: OwnedFd,
-    /// Whether the thread that serves is set up for it.
-    entered: bool,
     /// The user and the group of files that this process makes.
     ids: (u32, u32),
     /// Whether it may give files away. If not, all that it makes is its own.
@@ -97,17 +95,16 @@ pub(super) enum Done {
 
 impl Server {
     /// Opens what is shared.
-    pub(super) fn new(shares: &[Share], nodes: usize, handles: usize) -> std::result::Result<Self, Error> {
+    pub(super) fn new(shares: &[Share], nodes: Nodes, handles: Handles) -> std::result::Result<Self, Error> {
         let host = |what: &'static str| move |error: Errno| Error::Host { what, source: error.into() };
         let ids = host::own_ids();
         Ok(Self {
             shares: shares.iter().map(Shared::open).collect::<std::result::Result<_, _>>()?,
-            nodes: Nodes::new(nodes),
-            handles: Handles::new(handles),
+            nodes,
+            handles,
             reply: Reply::default(),
             request: Vec::new(),
             descriptors: host::open_descriptors().map_err(host("open /proc/self/fd"))?,
-            entered: false,
             ids,
             gives_files_away: ids.0 == 0,
             umask: 0,
@@ -116,13 +113,9 @@ impl Server {
         })
     }
 
-    /// Sets up the calling thread, once. No other thread may call [`serve`](Self::serve).
-    pub(super) fn enter(&mut self) -> Result<()> {
-        if !self.entered {
-            host::enter(self.descriptors.as_fd())?;
-            self.entered = true;
-        }
-        Ok(())
+    /// Sets up the calling thread. No other thread may call [`serve`](Self::serve).
+    pub(super) fn enter(&self) -> Result<()> {
+        host::enter(self.descriptors.as_fd())
     }
 
     /// Forgets everything about the guest.
@@ -258,8 +251,7 @@ impl Server {
         self.clear();
         for (index, share) in self.shares.iter_mut().enumerate() {
             let stat = host::stat(share.source.as_fd())?;
-            let source = host::duplicate(share.source.as_fd())?;
-            share.root = self.nodes.add_root(index, source, &stat);
+            share.root = self.nodes.add_root(index, Arc::clone(&share.source), &stat);
         }
         // A guest with a newer major version asks again with ours.
         self.features = if major == abi::MAJOR { offered & self.wanted_features() } else { 0 };
@@ -443,7 +435,7 @@ impl Shared {
             libc::S_IFDIR | libc::S_IFREG => {}
             _ => return Err(Error::Kind(share.source.clone())),
         }
-        Ok(Self { read_only: share.read_only, cache: share.cache, source, root: 0 })
+        Ok(Self { read_only: share.read_only, cache: share.cache, source: Arc::new(source), root: 0 })
     }
 }
 

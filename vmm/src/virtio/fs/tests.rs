@@ -298,7 +298,7 @@ fn a_guest_knows_only_so_many_files() {
 fn a_guest_opens_only_so_many_files() {
     let host = Host::new();
     with_shares(&[share(&host.shared(), false)], |guest| {
-        guest.fs.server.handles = super::handles::Handles::new(10);
+        guest.fs.server.handles = super::handles::Handles::new(10, 2);
         let root = guest.look_up(ROOT, "0").unwrap();
         let file = guest.look_up(root, "file").unwrap();
         let opened: Vec<_> = (0..11).map(|_| guest.open(file, 0)).collect();
@@ -316,6 +316,27 @@ fn a_guest_opens_only_so_many_files() {
         let file = guest.look_up(root, "file").unwrap();
         assert!(guest.open(file, 0).is_ok());
         assert_eq!(guest.read(file, *opened[0].as_ref().unwrap(), 0), Err(Errno::EBADF));
+    });
+}
+
+#[test]
+fn a_guest_opens_even_fewer_folders() {
+    let host = Host::new();
+    with_shares(&[share(&host.shared(), false)], |guest| {
+        guest.fs.server.handles = super::handles::Handles::new(10, 2);
+        let root = guest.look_up(ROOT, "0").unwrap();
+        let mut open = || guest.ask(opcode::OPENDIR, root, &Body::default().zeros(8));
+        let opened: Vec<_> = (0..3).map(|_| open()).collect();
+        assert_eq!(opened[2], Err(Errno::ENFILE));
+        let first = u64_at(opened[0].as_ref().unwrap(), 0);
+        // Closed twice, it makes room for one.
+        for _ in 0..2 {
+            guest.ask(opcode::RELEASEDIR, root, &Body::default().u64(first).zeros(16)).unwrap();
+        }
+        let opened: Vec<_> =
+            (0..2).map(|_| guest.ask(opcode::OPENDIR, root, &Body::default().zeros(8))).collect();
+        assert!(opened[0].is_ok());
+        assert_eq!(opened[1], Err(Errno::ENFILE));
     });
 }
 

@@ -128,20 +128,20 @@ pub(crate) fn send(fd: BorrowedFd<'_>, from: &Vector<'_>) -> io::Result<usize> {
     })
 }
 
-/// `preadv` at `offset` bytes from the start of the file.
+/// `preadv2` at `offset` bytes from the start of the file.
 pub(crate) fn read_at(fd: BorrowedFd<'_>, into: &Vector<'_>, offset: u64) -> io::Result<usize> {
     let offset = file_offset(offset)?;
     let (pieces, count) = into.pieces_and_count();
     // SAFETY: as in `read`.
-    retry(|| unsafe { libc::preadv(fd.as_raw_fd(), pieces, count, offset) })
+    retry(|| unsafe { libc::preadv2(fd.as_raw_fd(), pieces, count, offset, 0) })
 }
 
-/// `pwritev` at `offset` bytes from the start of the file.
+/// `pwritev2` at `offset` bytes from the start of the file.
 pub(crate) fn write_at(fd: BorrowedFd<'_>, from: &Vector<'_>, offset: u64) -> io::Result<usize> {
     let offset = file_offset(offset)?;
     let (pieces, count) = from.pieces_and_count();
     // SAFETY: as in `write`.
-    retry(|| unsafe { libc::pwritev(fd.as_raw_fd(), pieces, count, offset) })
+    retry(|| unsafe { libc::pwritev2(fd.as_raw_fd(), pieces, count, offset, 0) })
 }
 
 /// `pwritev2` at the end of the file, wherever that is by then.
@@ -149,6 +149,21 @@ pub(crate) fn append(fd: BorrowedFd<'_>, from: &Vector<'_>) -> io::Result<usize>
     let (pieces, count) = from.pieces_and_count();
     // SAFETY: as in `write`.
     retry(|| unsafe { libc::pwritev2(fd.as_raw_fd(), pieces, count, 0, libc::RWF_APPEND) })
+}
+
+/// Takes what an event descriptor has counted. It is no error if that is nothing.
+///
+/// This is `preadv2` once more, at no offset, so that who reads files as well needs no other system call.
+pub(crate) fn take_event(event: BorrowedFd<'_>) -> io::Result<()> {
+    let mut count = [0_u8; 8];
+    let piece = libc::iovec { iov_base: count.as_mut_ptr().cast(), iov_len: count.len() };
+    // SAFETY: the one piece is `count`, which lives and is not looked at until the call returns.
+    match retry(|| unsafe { libc::preadv2(event.as_raw_fd(), &raw const piece, 1, -1, 0) }) {
+        Ok(taken) if taken == count.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn file_offset(offset: u64) -> io::Result<libc::off_t> {

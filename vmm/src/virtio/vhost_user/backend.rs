@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -11,7 +11,7 @@ use virtio_queue::{Queue, QueueT};
 use super::backend_queues;
 use crate::{
     Memory,
-    virtio::{Device, VirtQueue, Wake, complaints::Complaints},
+    virtio::{Device, VirtQueue, Wake, complaints::Complaints, queue::transfer},
 };
 
 /// Virtio feature bits that this transport adds (VIRTIO 1.2, 6).
@@ -109,7 +109,7 @@ impl Backend {
     pub(super) fn wake(&mut self, wake: Wake) {
         if let Wake::Queue(index) = wake
             && let Some(kick) = self.rings.get(index).and_then(|ring| ring.kick.as_ref())
-            && let Err(error) = consume(kick)
+            && let Err(error) = transfer::take_event(kick.as_fd())
         {
             tracing::error!(device = self.name(), queue = index, %error, "notifications cannot be read: the device stops");
             self.broken = true;
@@ -172,15 +172,6 @@ impl Backend {
             self.complaints.log(self.device.name(), what);
             self.broken = true;
         }
-    }
-}
-
-/// Empties an event descriptor.
-fn consume(mut event: &File) -> io::Result<()> {
-    match event.read_exact(&mut [0; 8]) {
-        // The frontend looked at it, too.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        result => result,
     }
 }
 

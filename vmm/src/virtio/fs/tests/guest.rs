@@ -41,6 +41,7 @@ pub(super) fn with_shares(shares: &[Share], conversation: impl FnOnce(&mut Guest
 pub(super) fn converse(shares: &[Share], conversation: impl FnOnce(&mut Guest<'_>)) {
     let memory = testing::memory();
     let mut guest = Guest::new(&memory, shares);
+    guest.fs.enter_thread().unwrap();
     guest.begin();
     conversation(&mut guest);
 }
