@@ -9,7 +9,7 @@ LIB := target/lib/mote
 BENCH := cargo run --quiet --locked -p mote-tests --bin bench --
 BASELINE := tests/baseline.json
 
-.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline fuzz miri fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline boot-functions fuzz miri fmt lint install clean help
 
 all: build
 
@@ -53,6 +53,11 @@ bench-gate: build ## Fail if a figure of the lab is more than 3 % worse than in 
 
 bench-baseline: build ## Make the lab's figures of now the baseline; commit it with the reason
 	$(BENCH) --update $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
+
+boot-functions: build ## See which of the kernel's functions a boot needs, and have the next kernel put them together
+	cargo run --quiet --release --locked -p mote-tests --bin boot-functions -- $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs \
+	    > target/boot-functions.txt
+	@mv target/boot-functions.txt kernel/boot-functions.txt
 
 fuzz: check-deps ## Fuzz each target for TIME seconds (default: 60)
 	@TIME=$(TIME) tests/fuzz

@@ -17,9 +17,11 @@ use mote_tests::lab::Lab;
 /// How long the lab may take for all tests, in wall time: far beyond what a busy machine needs.
 const LAB_LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// Tests that the lab cannot be asked for: part of the name, and why. They run in the other lane, and count as skipped in this one.
-const NOT_IN_THE_LAB: &[(&str, &str)] =
-    &[("engines::", "the lab is a ramdisk without podman, conmon, Docker and containerd")];
+/// Tests that a lane cannot be asked for: a part of their names, and why. They run in the other one, and count as skipped in this one.
+const LEFT_OUT: &[(Lane, &str, &str)] = &[
+    (Lane::Kvm, "engines::", "the lab is a ramdisk without podman, conmon, Docker and containerd"),
+    (Lane::Qemu, "the_hosts_clock_jumps", "the clock of this machine is not a test's to set"),
+];
 
 /// Runs the end-to-end tests in both lanes.
 #[derive(Debug, Parser)]
@@ -75,6 +77,7 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
     let status = Command::new(absolute(&arguments.tests)?)
         .args(["--test-threads=1"])
         .args(&arguments.arguments)
+        .args(skip(Lane::Qemu, arguments)?)
         .env("MOTE", absolute(&arguments.mote)?)
         .env("MOTE_IN_GUEST", absolute(&arguments.in_guest)?)
         .env("MOTE_HYPERVISOR", "qemu")
@@ -83,13 +86,20 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
     Ok(status.success())
 }
 
-/// The tests that would run with these arguments, and whose names have this part.
-fn left_out(arguments: &Arguments, part: &str) -> anyhow::Result<Vec<String>> {
+/// Arguments that leave out what this lane cannot be asked for. Says so for each test that would run otherwise.
+fn skip(lane: Lane, arguments: &Arguments) -> anyhow::Result<Vec<OsString>> {
     let mut list = Command::new(absolute(&arguments.tests)?);
     let output = list.arg("--list").args(&arguments.arguments).output().context("cannot list the tests")?;
     let list = String::from_utf8_lossy(&output.stdout).into_owned();
-    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
-    Ok(names.filter(|name| name.contains(part)).map(str::to_owned).collect())
+    let names: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let mut skip = Vec::new();
+    for (_, part, why) in LEFT_OUT.iter().filter(|(of, ..)| *of == lane) {
+        for test in names.iter().filter(|name| name.contains(part)) {
+            println!("skipped in this lane: {test}: {why}");
+        }
+        skip.extend(["--skip".into(), (*part).into()]);
+    }
+    Ok(skip)
 }
 
 fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
@@ -106,12 +116,7 @@ fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
         .env("MOTE_LAB", "1");
     let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];
     command.extend(arguments.arguments.iter().cloned());
-    for (name, why) in NOT_IN_THE_LAB {
-        for test in left_out(arguments, name)? {
-            println!("skipped in the lab: {test}: {why}");
-        }
-        command.extend(["--skip".into(), (*name).into()]);
-    }
+    command.extend(skip(Lane::Kvm, arguments)?);
     let status = lab.run_to(&command, &mut std::io::stdout())?;
     Ok(status == 0)
 }

@@ -5,9 +5,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
+    /// Addresses whose code is written to a file when it runs for the first time: see [`Lab::log_code`](super::Lab::log_code).
+    pub(crate) log_code: Option<&'a (RangeInclusive<u64>, PathBuf)>,
 }
 
 /// What is left of a machine that has ended.
@@ -106,6 +109,10 @@ impl Machine<'_> {
             .arg("-kernel")
             .arg(self.kernel)
             .args(["-initrd", &path_of(initrd), "-append", COMMAND_LINE]);
+        if let Some((addresses, file)) = self.log_code {
+            let filter = format!("{:#x}..{:#x}", addresses.start(), addresses.end());
+            command.args(["-d", "in_asm", "-dfilter", &filter, "-D"]).arg(file);
+        }
         Ok(command)
     }
 }

@@ -41,6 +41,7 @@ mod tools;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ pub struct Lab {
     kernel: Kernel,
     cpus: u32,
     memory_mib: u32,
+    log_code: Option<(RangeInclusive<u64>, PathBuf)>,
     timeout: Option<Duration>,
     files: Vec<(PathBuf, PathBuf)>,
     programs: Vec<String>,
@@ -97,6 +99,7 @@ impl Lab {
             kernel: Kernel::locate()?,
             cpus: 1,
             memory_mib: MEMORY_MIB,
+            log_code: None,
             timeout: Some(TIMEOUT),
             files: Vec::new(),
             programs: Vec::new(),
@@ -117,6 +120,14 @@ impl Lab {
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
+        self
+    }
+
+    /// Has QEMU write to `file` what code runs at these virtual addresses, of whichever machine: a line that begins with its address for
+    /// each instruction, when it is translated.
+    #[must_use]
+    pub fn log_code(mut self, addresses: RangeInclusive<u64>, file: impl Into<PathBuf>) -> Self {
+        self.log_code = Some((addresses, file.into()));
         self
     }
 
@@ -223,7 +234,12 @@ impl Lab {
         image.init(&script::init(&marker, &self.outputs, terminal.is_some()));
         let initrd = image.finish()?;
         self.check_memory(initrd.len())?;
-        let machine = Machine { kernel: &self.kernel.vmlinux, cpus: self.cpus, memory_mib: self.memory_mib };
+        let machine = Machine {
+            kernel: &self.kernel.vmlinux,
+            cpus: self.cpus,
+            memory_mib: self.memory_mib,
+            log_code: self.log_code.as_ref(),
+        };
         let run = machine.run(&initrd, self.timeout, terminal, output)?;
         let report = Report::parse(&run.console, &marker).ok_or_else(|| run.died())?;
         for ((guest, host), result) in self.outputs.iter().zip(&report.files) {
