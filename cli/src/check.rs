@@ -35,6 +35,7 @@ pub(crate) fn check() -> ExitCode {
         ("vsock", Good("served by mote itself; the host needs no module".into())),
         ("mkfs.erofs", mkfs()),
         ("cgroups", cgroups()),
+        ("moves of cgroups", moves()),
         ("user namespaces", user_namespaces()),
         ("landlock", landlock()),
     ];
@@ -122,6 +123,20 @@ fn cgroups() -> Verdict {
         (false, true) => Good("v1".into()),
         (false, false) => Lacking("not mounted; mount -t cgroup2 none /sys/fs/cgroup".into()),
     }
+}
+
+/// Whether a process changes its cgroup at once (cgroups(7), `favordynmods`). To make a VM, KVM's helper has to.
+fn moves() -> Verdict {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let options = |line: &str| line.split_once(" - ")?.1.split(' ').nth(2).map(str::to_owned);
+    let mut options = mounts.lines().filter_map(options);
+    if options.any(|options| options.split(',').any(|option| option == "favordynmods")) {
+        return Good("at once (favordynmods)".into());
+    }
+    Lacking(
+        "slow, which makes starts some ms longer; mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.0)"
+            .into(),
+    )
 }
 
 fn user_namespaces() -> Verdict {
