@@ -16,11 +16,18 @@ pub(super) struct Family {
 }
 
 pub(super) fn family(caller: u32) -> anyhow::Result<Family> {
-    let sandboxes = children(caller)?;
+    // Another child removes the cgroup in the end.
+    let mut sandboxes = children(caller)?;
+    sandboxes.retain(|pid| is_sandbox(*pid));
     let [sandbox] = sandboxes[..] else {
-        bail!("mote run has {} children; one sandbox process was expected", sandboxes.len());
+        bail!("mote run has {} sandbox processes; one was expected", sandboxes.len());
     };
     Ok(Family { caller, sandbox, helpers: children(sandbox)? })
+}
+
+fn is_sandbox(pid: u32) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).next() == Some(mote_runtime::SANDBOX_NAME.as_bytes())
 }
 
 fn children(parent: u32) -> anyhow::Result<Vec<u32>> {
