@@ -211,7 +211,8 @@ fn give_away(path: &Path) {
 #[test]
 fn an_ordinary_users_has_what_the_kernel_grants_and_his_files_stay_his() {
     adopt_orphans();
-    let bundle = Bundle::new("touch /tmp/made && ls -n /tmp && exec sleep 1000");
+    let bundle = Bundle::new("touch /tmp/made && ls -n /tmp && echo >/tmp/listed && exec sleep 1000");
+    assert!(Command::new("mkfifo").arg(bundle.path("rootfs/tmp/listed")).status().unwrap().success());
     // He may neither make nor enter one.
     bundle.edit("{\n        \"type\": \"network\"\n      },", "");
     // An installation that he can use.
@@ -252,12 +253,13 @@ fn an_ordinary_users_has_what_the_kernel_grants_and_his_files_stay_his() {
         }
     }
     assert!(run(&mut his(&["start", "c"]), b"").status == 0);
-    assert_eq!(run(&mut his(&["exec", "c", "echo", "his"]), b"").text(), "his\n");
+    let listed = ["exec", "c", "sh", "-c", "read line </tmp/listed && echo his"];
+    assert_eq!(run(&mut his(&listed), b"").text(), "his\n");
     bundle.mote(&["exec", "c", "echo", "root's"]).assert_refused(255, "belongs to user 12345, not to root");
-    assert!(bundle.output("c").contains(" 0        0 "), "{}", bundle.output("c"));
     assert_eq!(fs::metadata(bundle.path("rootfs/tmp/made")).unwrap().uid(), ORDINARY);
     assert_eq!(run(&mut his(&["kill", "c", "KILL"]), b"").status, 0);
     assert_eq!(reap(sandbox), 128 + 9);
+    assert!(bundle.output("c").contains(" 0        0 "), "{}", bundle.output("c"));
     assert_eq!(run(&mut his(&["delete", "c"]), b"").status, 0);
     if let Some(mode) = mode {
         fs::set_permissions(kvm, mode).unwrap();
