@@ -5,12 +5,15 @@
 
 use std::{
     ffi::OsString,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Parser, ValueEnum};
 use mote_tests::lab::Lab;
 
@@ -54,18 +57,71 @@ enum Lane {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut good = true;
-    for lane in [Lane::Qemu, Lane::Kvm] {
-        if arguments.lane.is_some_and(|only| only != lane) {
-            continue;
-        }
-        println!("--- lane {}", if lane == Lane::Qemu { "qemu, on this machine" } else { "kvm, in the lab" });
-        good &= match lane {
-            Lane::Qemu => on_this_machine(&arguments)?,
-            Lane::Kvm => in_the_lab(&arguments)?,
-        };
-    }
+    let good = match arguments.lane {
+        Some(Lane::Qemu) => on_this_machine(&arguments)?,
+        Some(Lane::Kvm) => in_the_lab(&arguments, &mut io::stdout())?,
+        None => both(&arguments)?,
+    };
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the lanes at the same time: neither keeps a processor busy. What the lab says is kept until the other lane has ended.
+///
+/// Tests on this machine look for what they left on it, so nothing else may come meanwhile: the lab is up, with all its files and
+/// processes, before the first one looks.
+fn both(arguments: &Arguments) -> anyhow::Result<bool> {
+    let (up, is_up) = mpsc::channel();
+    thread::scope(|scope| {
+        let lab = scope.spawn(move || {
+            let mut kept = Kept { text: Vec::new(), up: Some(up) };
+            let good = in_the_lab(arguments, &mut kept);
+            (good, kept.text)
+        });
+        // An error is the lab's end before it said a word.
+        let _ = is_up.recv();
+        let here = on_this_machine(arguments)?;
+        println!("waiting for the lane in the lab");
+        let (there, text) = lab.join().map_err(|_| anyhow!("the lab's thread panicked"))?;
+        io::stdout().write_all(&text).context("cannot pass on what the lab said")?;
+        Ok(here && there?)
+    })
+}
+
+/// Passes on what is written, after a heading.
+struct After<'a> {
+    heading: Vec<u8>,
+    output: &'a mut dyn Write,
+}
+
+impl Write for After<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write_all(&std::mem::take(&mut self.heading))?;
+        self.output.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
+}
+
+/// Keeps what is written, and tells of the first writing.
+struct Kept {
+    text: Vec<u8>,
+    up: Option<mpsc::Sender<()>>,
+}
+
+impl Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(up) = self.up.take() {
+            // Nobody listens only if nobody waits.
+            let _ = up.send(());
+        }
+        self.text.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
@@ -73,11 +129,13 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
+    println!("--- lane qemu, on this machine");
+    let skip = skip(Lane::Qemu, arguments, &mut io::stdout())?;
     // One at a time: each test looks for what it left on the machine.
     let status = Command::new(absolute(&arguments.tests)?)
         .args(["--test-threads=1"])
         .args(&arguments.arguments)
-        .args(skip(Lane::Qemu, arguments)?)
+        .args(skip)
         .env("MOTE", absolute(&arguments.mote)?)
         .env("MOTE_IN_GUEST", absolute(&arguments.in_guest)?)
         .env("MOTE_HYPERVISOR", "qemu")
@@ -87,22 +145,22 @@ fn on_this_machine(arguments: &Arguments) -> anyhow::Result<bool> {
 }
 
 /// Arguments that leave out what this lane cannot be asked for. Says so for each test that would run otherwise.
-fn skip(lane: Lane, arguments: &Arguments) -> anyhow::Result<Vec<OsString>> {
+fn skip(lane: Lane, arguments: &Arguments, output: &mut dyn Write) -> anyhow::Result<Vec<OsString>> {
     let mut list = Command::new(absolute(&arguments.tests)?);
-    let output = list.arg("--list").args(&arguments.arguments).output().context("cannot list the tests")?;
-    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    let list = list.arg("--list").args(&arguments.arguments).output().context("cannot list the tests")?;
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let names: Vec<_> = list.lines().filter_map(|line| line.strip_suffix(": test")).collect();
     let mut skip = Vec::new();
     for (_, part, why) in LEFT_OUT.iter().filter(|(of, ..)| *of == lane) {
         for test in names.iter().filter(|name| name.contains(part)) {
-            println!("skipped in this lane: {test}: {why}");
+            writeln!(output, "skipped in this lane: {test}: {why}")?;
         }
         skip.extend(["--skip".into(), (*part).into()]);
     }
     Ok(skip)
 }
 
-fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
+fn in_the_lab(arguments: &Arguments, output: &mut dyn Write) -> anyhow::Result<bool> {
     let lab = Lab::new()?
         .timeout(LAB_LIMIT)
         .file(absolute(&arguments.mote)?, "/usr/bin/mote")
@@ -116,7 +174,9 @@ fn in_the_lab(arguments: &Arguments) -> anyhow::Result<bool> {
         .env("MOTE_LAB", "1");
     let mut command: Vec<OsString> = vec!["/usr/bin/e2e".into(), "--test-threads=1".into()];
     command.extend(arguments.arguments.iter().cloned());
-    command.extend(skip(Lane::Kvm, arguments)?);
-    let status = lab.run_to(&command, &mut std::io::stdout())?;
+    // Kept until the lab is up: the first word says that it is.
+    let mut heading = b"--- lane kvm, in the lab\n".to_vec();
+    command.extend(skip(Lane::Kvm, arguments, &mut heading)?);
+    let status = lab.run_to(&command, &mut After { heading, output })?;
     Ok(status == 0)
 }
