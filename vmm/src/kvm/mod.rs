@@ -126,6 +126,7 @@ impl Hypervisor for Kvm {
             let fd = vm.create_vcpu(index.into()).map_err(failed("create a vCPU"))?;
             fd.set_cpuid2(&arch::cpuid_for_vcpu(&supported, index, config.vcpus))
                 .map_err(failed("set CPUID"))?;
+            arch::enable_extended_state(&fd, &supported).map_err(failed("set extended state"))?;
             let msrs = arch::boot_msrs()
                 .map_err(|_| Error::Kvm("list registers", std::io::Error::other("too many")))?;
             fd.set_msrs(&msrs).map_err(failed("set registers"))?;

@@ -131,6 +131,16 @@ impl Headers {
     }
 }
 
+/// Where an initial ramdisk of `len` bytes goes: into base memory, whose huge page is in use anyway, or to the end of low memory, as far
+/// from the kernel as possible.
+fn place_of_initrd(len: u64, kernel_end: u64, low_end: u64) -> Option<u64> {
+    if len <= layout::BASE_MEMORY_END - layout::INITRD.0 {
+        return Some(layout::INITRD.0);
+    }
+    let at = low_end.checked_sub(len)? / PAGE * PAGE;
+    (at >= kernel_end).then_some(at)
+}
+
 /// Puts the kernel in its place. Guest memory is zero where the file has nothing.
 fn load_kernel(
     memory: &Memory,
@@ -170,13 +180,12 @@ pub(crate) fn load(
     let too_small = |_| Error::DoesNotFit;
     let headers = check_kernel(kernel, path)?;
 
-    // The initial ramdisk goes to the end of the first range, as far from the kernel as possible.
     let low_end = memory.iter().next().map_or(0, GuestMemoryRegion::len);
-    let initrd_len = u64::try_from(initrd.len()).map_err(|_| Error::DoesNotFit)?;
-    let initrd_at = low_end.checked_sub(initrd_len).ok_or(Error::DoesNotFit)? / PAGE * PAGE;
-    if initrd_at < headers.end() {
+    if low_end < headers.end() {
         return Err(Error::DoesNotFit);
     }
+    let initrd_len = u64::try_from(initrd.len()).map_err(|_| Error::DoesNotFit)?;
+    let initrd_at = place_of_initrd(initrd_len, headers.end(), low_end).ok_or(Error::DoesNotFit)?;
     load_kernel(memory, mapper, kernel, &headers)
         .map_err(|error| Error::Kernel { path: path.to_owned(), reason: error.to_string() })?;
     memory.write_slice(initrd, GuestAddress(initrd_at)).map_err(too_small)?;

@@ -6,8 +6,9 @@
 //! 0x0000_8ff0  initial stack
 //! 0x0000_9000  page tables: 1 GiB, identity, 2 MiB pages
 //! 0x0002_0000  kernel command line
+//! 0x0003_0000  initial ramdisk, if it fits below the MP table
 //! 0x0009_fc00  MP table, where the kernel looks for it: the last KiB of base memory
-//! 0x0010_0000  RAM: the kernel where its ELF headers say, the initial ramdisk at the end of low RAM
+//! 0x0010_0000  RAM: the kernel where its ELF headers say, the initial ramdisk at the end of low RAM if it is large
 //! 0xd000_0000  virtio-mmio windows, 4 KiB each; nothing is RAM from here to 4 GiB
 //! 0x1_0000_0000  the RAM that does not fit below
 //! ```
@@ -21,6 +22,8 @@ pub(crate) const PML4: GuestAddress = GuestAddress(0x9000);
 pub(crate) const PDPT: GuestAddress = GuestAddress(0xa000);
 pub(crate) const PAGE_DIRECTORY: GuestAddress = GuestAddress(0xb000);
 pub(crate) const COMMAND_LINE: GuestAddress = GuestAddress(0x2_0000);
+/// For one of up to 447 KiB.
+pub(crate) const INITRD: GuestAddress = GuestAddress(0x3_0000);
 /// Including the final NUL; what the kernel takes (`COMMAND_LINE_SIZE`).
 pub(crate) const COMMAND_LINE_MAX: usize = 2048;
 pub(crate) const MP_TABLE: GuestAddress = GuestAddress(0x9_fc00);

@@ -13,4 +13,4 @@ pub(crate) use cmdline::{base_cmdline, virtio_mmio_option};
 pub(crate) use cpuid::for_vcpu as cpuid_for_vcpu;
 pub(crate) use kernel::{MapFile, check_kernel, load};
 pub(crate) use system_calls::system_call_name;
-pub(crate) use vcpu::{boot_msrs, enter_kernel};
+pub(crate) use vcpu::{boot_msrs, enable_extended_state, enter_kernel};

@@ -122,9 +122,20 @@ fn refuses_headers_that_make_no_sense() {
 fn a_kernel_too_large_for_the_memory_does_not_fit() {
     let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
     let end = RAM as u64;
-    for room in [end - TEXT, end - TEXT + 1, 1 << 40] {
+    for room in [end - TEXT + 1, 1 << 40] {
         let mut file = kernel(&[load(6, 0x1000, TEXT, 0x1000, room)], TEXT, 0x4000);
         let result = super::load(&memory, &Mapper::default(), &mut file, Path::new("k"), b"i", "", 1);
         assert!(matches!(result, Err(Error::DoesNotFit)), "{room:#x}: {result:?}");
     }
+}
+
+#[test]
+fn a_small_ramdisk_lies_in_base_memory_and_a_large_one_at_the_end() {
+    let (kernel_end, low_end) = (HUGE_PAGE * 8, HUGE_PAGE * 64);
+    let small = layout::BASE_MEMORY_END - layout::INITRD.0;
+    assert_eq!(place_of_initrd(small, kernel_end, low_end), Some(layout::INITRD.0));
+    assert_eq!(place_of_initrd(small + 1, kernel_end, low_end), Some((low_end - small - 1) / PAGE * PAGE));
+    assert_eq!(place_of_initrd(low_end - kernel_end, kernel_end, low_end), Some(kernel_end));
+    assert_eq!(place_of_initrd(low_end - kernel_end + 1, kernel_end, low_end), None, "over the kernel");
+    assert_eq!(place_of_initrd(low_end + 1, kernel_end, low_end), None);
 }
