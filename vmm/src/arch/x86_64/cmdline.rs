@@ -17,15 +17,14 @@ use super::layout;
 /// The others of several processors are started by whom the guest runs first, if he wants them: with `maxcpus=1` the kernel boots with
 /// one. While it boots, each of its waits for all processors costs a time slice of the host's if they share one of the host's.
 ///
-/// `initcall_blacklist` leaves out of sysfs what only debuggers of the kernel read: the statistics of its allocator
-/// (`/sys/kernel/slab`) and the parameters of what is built in (`/sys/module/*/parameters`), 4000 files together.
+/// `swiotlb=noforce`: with more than 4 GiB, the kernel would keep and clear 64 MiB for devices that reach no further. Ours do.
 pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
     let loglevel = if verbose { 7 } else { 1 };
     let processors = if vcpus == 1 { "" } else { " maxcpus=1" };
     format!(
         "loglevel={loglevel} earlyprintk=serial,0x3f8,115200,keep reboot=t panic=-1 no_timer_check tsc=reliable \
          rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests \
-         initcall_blacklist=slab_late_init,param_sysfs_builtin_init noreplace-smp{processors}"
+         noreplace-smp swiotlb=noforce{processors}"
     )
 }
 
