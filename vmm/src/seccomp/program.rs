@@ -42,7 +42,7 @@ pub struct TooLong;
 /// One number, and each way in which the call may be made.
 struct Entry<'a> {
     number: u32,
-    ways: Vec<&'a Allowed>,
+    ways: &'a [&'a Allowed],
 }
 
 /// Where a search ends.
@@ -58,15 +58,8 @@ enum End {
 pub(super) fn translate(kind: &Kind, otherwise: u32) -> Result<Vec<sock_filter>, TooLong> {
     let mut list: Vec<&Allowed> = kind.lists.iter().copied().flatten().collect();
     list.sort_by_key(|allowed| allowed.number);
-    let mut entries: Vec<Entry<'_>> = Vec::with_capacity(list.len());
-    for allowed in list {
-        // A number that no call has allows nothing.
-        let Ok(number) = u32::try_from(allowed.number) else { continue };
-        match entries.last_mut() {
-            Some(last) if last.number == number => last.ways.push(allowed),
-            _ => entries.push(Entry { number, ways: vec![allowed] }),
-        }
-    }
+    let same = list.chunk_by(|one, other| one.number == other.number);
+    let entries: Vec<Entry<'_>> = same.filter_map(Entry::of).collect();
     let mut program = Program::default();
     program.steps.extend([
         step(LOAD, ARCH),
@@ -164,7 +157,13 @@ impl Program {
     }
 }
 
-impl Entry<'_> {
+impl<'a> Entry<'a> {
+    /// The entry of these ways to make one call, unless it has a number that no call has: that allows nothing.
+    fn of(ways: &'a [&'a Allowed]) -> Option<Self> {
+        let number = u32::try_from(ways.first()?.number).ok()?;
+        Some(Self { number, ways })
+    }
+
     fn end(&self) -> End {
         let always = self.ways.iter().any(|way| way.when.is_empty());
         if always { End::Allow } else { End::Check(self.number) }
@@ -180,11 +179,13 @@ fn end(entries: &[Entry<'_>], range: &Range<u64>) -> Option<End> {
 
 /// Where what is done about numbers changes, as near to the middle of `range` as possible.
 fn middle(entries: &[Entry<'_>], range: &Range<u64>) -> Option<u32> {
-    let (start, end) = (range.start.min(NUMBERS), range.end.min(NUMBERS));
-    let changes =
-        entries.iter().flat_map(|entry| [Some(entry.number), entry.number.checked_add(1)]).flatten();
+    let center = (range.start.min(NUMBERS) + range.end.min(NUMBERS)) / 2;
+    let behind = entries.partition_point(|entry| u64::from(entry.number) < center);
+    // The change that is nearest is at one of the entries around it, or right after one.
+    let around = entries.get(behind.saturating_sub(2)..entries.len().min(behind + 2)).unwrap_or_default();
+    let changes = around.iter().flat_map(|entry| [Some(entry.number), entry.number.checked_add(1)]).flatten();
     let inside = changes.filter(|number| range.start < u64::from(*number) && u64::from(*number) < range.end);
-    inside.min_by_key(|number| (2 * u64::from(*number)).abs_diff(start + end))
+    inside.min_by_key(|number| u64::from(*number).abs_diff(center))
 }
 
 fn step(code: u16, k: u32) -> sock_filter {
