@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Parser;
 use mote_tests::{
-    figures::{Figure, baseline::Baseline, figures},
+    figures::{Figure, baseline::Baseline, figures, walls},
     lab::Lab,
 };
 
@@ -32,6 +32,9 @@ const ALL: [&str; 4] = [
     "io --runs 3 --samples 2000",
 ];
 
+/// What is measured of a `mote`, and of one without walls.
+const WALLS: [&str; 2] = ["boot --runs 9", "memory --memory 64m --vms 1,5,45"];
+
 /// What is measured on this machine, through QEMU, for people without KVM.
 const HERE: [&str; 3] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1"];
 
@@ -44,6 +47,9 @@ struct Arguments {
     /// Measure what the gate measures, and make it the new baseline.
     #[arg(long, value_name = "FILE")]
     update: Option<PathBuf>,
+    /// Measure also this program, which has no walls, and show what they cost only.
+    #[arg(long, value_name = "MOTE", conflicts_with_all = ["gate", "update"])]
+    without: Option<PathBuf>,
     /// The program to measure.
     mote: PathBuf,
     /// The guest kernel.
@@ -72,6 +78,12 @@ fn main() -> anyhow::Result<ExitCode> {
             figures = figures.into_iter().map(|figure| figure.better_of(&again)).collect();
         }
         return Ok(pass(&baseline, &figures));
+    }
+    if let Some(without) = &arguments.without {
+        let with = in_the_lab(&arguments, &WALLS)?;
+        let without = in_the_lab(&Arguments { mote: without.clone(), ..arguments }, &WALLS)?;
+        show(&walls::costs(&with, &without)?, true);
+        return Ok(ExitCode::SUCCESS);
     }
     println!("In the lab, KVM, virtual time:");
     show(&in_the_lab(&arguments, &ALL)?, true);
