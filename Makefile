@@ -9,7 +9,7 @@ LIB := target/lib/mote
 BENCH := cargo run --quiet --locked -p mote-tests --bin bench --
 BASELINE := tests/baseline.json
 
-.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline boot-functions fuzz miri fmt lint install clean help
+.PHONY: all run test check-deps kernel rootfs build lab bench bench-gate bench-baseline bench-walls boot-functions fuzz miri fmt lint install clean help
 
 all: build
 
@@ -47,6 +47,9 @@ lab: build ## Open the lab, a machine with KVM, or run CMD in it
 bench: build ## Measure starts, memory and throughput in the lab, and the import of images, beside their limits
 	$(BENCH) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 	cargo run --quiet --release --locked -p mote-tests --bin bench-images -- $(MOTE) $(LIB)/vmlinux
+
+bench-walls: build ## Measure in the lab what the walls around a sandbox cost (builds a mote without any)
+	tests/walls $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs
 
 bench-gate: build ## Fail if a figure of the lab is more than 3 % worse than in the baseline
 	$(BENCH) --gate $(BASELINE) $(MOTE) $(LIB)/vmlinux $(LIB)/rootfs.erofs

@@ -37,9 +37,7 @@ const MOUNTABLE_BLOCK_SIZE_BITS: std::ops::RangeInclusive<u8> = 9..=12;
 pub fn check(path: &Path) -> Result<(), ImageError> {
     let unreadable = |source| ImageError::Unreadable { path: path.to_path_buf(), source };
     let path_buf = || path.to_path_buf();
-    // Not to wait for a writer, if it is a pipe.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let file = match file {
+    let file = match open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ImageError::Missing { path: path_buf() });
         }
@@ -73,6 +71,11 @@ pub fn check(path: &Path) -> Result<(), ImageError> {
         return Err(ImageError::Truncated { path: path_buf(), needed, actual: metadata.len() });
     }
     Ok(())
+}
+
+/// Does not wait for a writer, if it is a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
 /// The superblock's bytes; `None`, if the file ends before them.

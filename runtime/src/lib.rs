@@ -38,6 +38,7 @@ mod identity;
 mod jail;
 mod lifeline;
 pub mod log_file;
+pub mod named_file;
 pub mod oci;
 mod program;
 mod sandbox;

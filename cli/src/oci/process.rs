@@ -1,8 +1,8 @@
 //! The process of `exec`: from a file, or what the container's configuration describes, with the changes that flags ask for.
 
-use std::{ffi::OsString, fs, path::Path};
+use std::{ffi::OsString, path::Path};
 
-use mote_runtime::{Error, Kind};
+use mote_runtime::{Error, Kind, named_file};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
 
 use super::args::ExecFlags;
@@ -64,7 +64,7 @@ fn read(path: &Path) -> Result<Process, Error> {
     let wrong = |error: &dyn std::error::Error| {
         Error::because(Kind::Container, format!("process file {}", path.display()), error)
     };
-    let text = fs::read(path).map_err(|error| wrong(&error))?;
+    let text = named_file::read(path).map_err(|error| wrong(&error))?;
     serde_json::from_slice(&text).map_err(|error| wrong(&error))
 }
 

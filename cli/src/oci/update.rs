@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::Path};
 
-use mote_runtime::{Error, Kind};
+use mote_runtime::{Error, Kind, named_file};
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::args::UpdateFlags;
@@ -46,7 +46,7 @@ fn read(path: &Path) -> Result<LinuxResources, Error> {
     if path == Path::new("-") {
         std::io::stdin().read_to_end(&mut text).map_err(|error| wrong(&error))?;
     } else {
-        text = std::fs::read(path).map_err(|error| wrong(&error))?;
+        text = named_file::read(path).map_err(|error| wrong(&error))?;
     }
     serde_json::from_slice(&text).map_err(|error| wrong(&error))
 }

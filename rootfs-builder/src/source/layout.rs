@@ -1,9 +1,11 @@
 //! OCI image layouts: folders, and archives of such folders.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::{Files, document};
@@ -21,7 +23,7 @@ pub(super) struct Folder(pub(super) PathBuf);
 
 impl Files for Folder {
     fn open(&self, path: &str) -> io::Result<Option<(Box<dyn Read + Send + '_>, u64)>> {
-        match File::open(self.0.join(path)) {
+        match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.0.join(path)) {
             Ok(file) => {
                 let metadata = file.metadata()?;
                 // Not to wait for a pipe, nor to read a device.

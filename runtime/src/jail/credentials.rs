@@ -58,12 +58,7 @@ pub(super) fn give_up(
     // The order matters: only who is privileged can shrink the bounding set and change ids.
     let may_bound = caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(capabilities)?;
     if may_bound {
-        for capability in caps::runtime::thread_all_supported() {
-            if kept.contains(&capability) {
-                continue;
-            }
-            caps::drop(None, CapSet::Bounding, capability).map_err(capabilities)?;
-        }
+        shrink_bounding_set(kept).map_err(refused("capabilities"))?;
         // What root keeps is for this program: QEMU does not get it by being started by root.
         let no_root = SECBIT_NOROOT | SECBIT_NOROOT_LOCKED;
         // SAFETY: takes numbers only.
@@ -92,6 +87,22 @@ pub(super) fn give_up(
     }
     layers.in_force("capabilities", form);
     layers.in_force("no_new_privs", "set");
+    Ok(())
+}
+
+/// Drops every capability of the kernel's but `kept` from the bounding set, also those that are not known here.
+fn shrink_bounding_set(kept: &[Capability]) -> nix::Result<()> {
+    for number in (0..u64::BITS).filter(|number| kept.iter().all(|kept| u32::from(kept.index()) != *number)) {
+        // SAFETY: takes numbers only.
+        match Errno::result(unsafe {
+            libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0)
+        }) {
+            Ok(_) => {}
+            // The kernel has no more.
+            Err(Errno::EINVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 

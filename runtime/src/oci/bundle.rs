@@ -1,7 +1,7 @@
 //! A bundle: its folder, its configuration, checked, and what a machine for it needs.
 
 use std::{
-    fs::{File, Metadata},
+    fs::Metadata,
     io::{self, ErrorKind, Read},
     os::unix::{ffi::OsStrExt, fs::FileTypeExt},
     path::{Component, Path, PathBuf},
@@ -14,6 +14,7 @@ use crate::{
     Error,
     error::Kind,
     jail::View,
+    named_file,
     spec::{Cache, Share},
 };
 
@@ -322,7 +323,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         }
         _ => Error::because(Kind::Process, path.display().to_string(), &error),
     };
-    let file = File::open(path).map_err(failed)?;
+    let file = named_file::open(path).map_err(failed)?;
     let mut text = Vec::new();
     file.take(MAX_CONFIG + 1).read_to_end(&mut text).map_err(failed)?;
     if u64::try_from(text.len()).is_ok_and(|len| len > MAX_CONFIG) {

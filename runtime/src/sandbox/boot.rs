@@ -35,7 +35,7 @@ use crate::{
     jail::{self, CONTAINER_SUPERVISOR, SUPERVISOR},
     lifeline::{self, Limited, Order},
     log_file::{self, Patient},
-    shares,
+    named_file, shares,
     spec::Rootfs,
     timeline::{Mark, Timeline},
 };
@@ -62,7 +62,7 @@ pub(super) fn boot(
 ) -> Result<(Booted, Endpoints), Error> {
     let (machine, user) = (&order.machine, geteuid());
     let Chosen { hypervisor, mut jail } = choice::choose(machine.hypervisor, order.jail_uid)?;
-    let kernel = File::open(&machine.kernel).map_err(|error| {
+    let kernel = named_file::open(&machine.kernel).map_err(|error| {
         Error::because(Kind::Kernel, format!("kernel {}", machine.kernel.display()), &error)
     })?;
     let kernel = jail.keep_readable(kernel).map_err(host("keep the kernel readable"))?;
@@ -153,7 +153,7 @@ fn wait_for_limits(mut caller: &UnixStream) -> Result<(), mote_vmm::Error> {
 /// An initial ramdisk of the user's, kept for as long as the process lives, as the embedded one is.
 fn read_initrd(path: &Path) -> Result<&'static [u8], Error> {
     let mut bytes = Vec::new();
-    File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|error| {
+    named_file::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(|error| {
         Error::because(Kind::Kernel, format!("initial ramdisk {}", path.display()), &error)
     })?;
     Ok(bytes.leak())

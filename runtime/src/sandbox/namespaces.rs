@@ -3,9 +3,12 @@
 //! Of them, only the network's is of any use to a VM: engines and hooks put a container's interfaces into it, and look for them at
 //! `/proc/PID/ns/net` of the sandbox process. Of the mount namespace, see [`View`](crate::jail::View).
 
-use std::fs::File;
+use std::{fs::OpenOptions, os::unix::fs::OpenOptionsExt};
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    libc,
+    sched::{CloneFlags, setns, unshare},
+};
 
 use crate::{Error, error::Kind, spec::Network};
 
@@ -16,7 +19,9 @@ pub(super) fn enter(network: &Network) -> Result<(), Error> {
         Network::New => unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|error| Error::because(Kind::Host, "cannot make a network namespace", &error)),
         Network::Path(path) => {
-            File::open(path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?)).map_err(|error| {
+            // Not to wait for anybody: what is no namespace is refused by the kernel.
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+            file.and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?)).map_err(|error| {
                 Error::because(Kind::Host, format!("network namespace {}", path.display()), &error)
             })
         }

@@ -1,7 +1,8 @@
 //! A guest that attacks its host instead of booting Linux.
 //!
 //! It is loaded as a kernel is, on KVM at its 64-bit entry, on QEMU at the 32-bit one of PVH; it has no interrupts, no heap, and all
-//! of memory to itself. `attack=NAME` on its command line chooses one of [`attacks::ALL`]. What it says goes to the first serial
+//! of memory to itself. `attack=NAME` on its command line chooses one of [`attacks::ALL`], or in its file, where there is no command
+//! line (`attacks/container.rs`). What it says goes to the first serial
 //! port: what it found out, then `hostile: done`. Then it halts for ever, unless the attack itself is how it ends.
 //!
 //! To add an attack, write a function that takes a [`Machine`], and give it a name in [`attacks::ALL`]; its caller is in
@@ -31,8 +32,10 @@ use machine::{Machine, say};
 extern "C" fn main(info: u64, pvh: u64) -> ! {
     // SAFETY: called once, before anything else looks at the command line.
     let machine = unsafe { Machine::find(info, pvh != 0) };
-    match attacks::find(machine.option("attack=")) {
+    let name = machine.option("attack=");
+    match attacks::find(name) {
         Some(attack) => attack(&machine),
+        None if name.is_empty() => attacks::of_a_container(&machine),
         None => say!("hostile: no such attack"),
     }
     say!("hostile: done");

@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Parser;
 use mote_tests::{
-    figures::{Figure, baseline::Baseline, figures},
+    figures::{Figure, baseline::Baseline, figures, walls},
     lab::Lab,
 };
+use serde_json::Value;
 
 /// The lab's memory in MiB: room for a guest with 4 GiB, and for 50 guests at once.
 const LAB_MEMORY: u32 = 5120;
@@ -32,6 +33,9 @@ const ALL: [&str; 4] = [
     "io --runs 3 --samples 2000",
 ];
 
+/// What is measured of a `mote`, and of one without walls.
+const WALLS: [&str; 2] = ["boot --runs 25 --warm-up 1", "memory --memory 64m --vms 1,5,45"];
+
 /// What is measured on this machine, through QEMU, for people without KVM.
 const HERE: [&str; 3] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1"];
 
@@ -44,6 +48,9 @@ struct Arguments {
     /// Measure what the gate measures, and make it the new baseline.
     #[arg(long, value_name = "FILE")]
     update: Option<PathBuf>,
+    /// Measure also this program, which has no walls, and show what they cost only.
+    #[arg(long, value_name = "MOTE", conflicts_with_all = ["gate", "update"])]
+    without: Option<PathBuf>,
     /// The program to measure.
     mote: PathBuf,
     /// The guest kernel.
@@ -72,6 +79,12 @@ fn main() -> anyhow::Result<ExitCode> {
             figures = figures.into_iter().map(|figure| figure.better_of(&again)).collect();
         }
         return Ok(pass(&baseline, &figures));
+    }
+    if let Some(without) = &arguments.without {
+        let [with, without] = [&arguments.mote, without].map(|mote| reports(&arguments, mote, &WALLS));
+        let (with, without) = (with?, without?);
+        show(&walls::costs(&with, &without)?, true);
+        return Ok(ExitCode::SUCCESS);
     }
     println!("In the lab, KVM, virtual time:");
     show(&in_the_lab(&arguments, &ALL)?, true);
@@ -108,14 +121,19 @@ fn pass(baseline: &Baseline, figures: &[Figure]) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs `mote bench` with each of `calls` in one lab.
+/// The figures of `mote bench` with each of `calls` in one lab.
 fn in_the_lab(arguments: &Arguments, calls: &[&str]) -> anyhow::Result<Vec<Figure>> {
+    parse(&reports(arguments, &arguments.mote, calls)?)
+}
+
+/// What `mote bench` reports in one lab with each of `calls`.
+fn reports(arguments: &Arguments, mote: &Path, calls: &[&str]) -> anyhow::Result<Vec<Value>> {
     let real = |path: &Path| std::fs::canonicalize(path).with_context(|| format!("{}", path.display()));
     let folder = tempfile::tempdir().context("cannot make a folder for the results")?;
     let mut lab = Lab::new()?
         .memory(LAB_MEMORY)
         .timeout(std::time::Duration::from_secs(40 * 60))
-        .file(real(&arguments.mote)?, "/usr/bin/mote")
+        .file(real(mote)?, "/usr/bin/mote")
         .file(real(&arguments.vmlinux)?, "/usr/lib/mote/vmlinux")
         .file(real(&arguments.rootfs)?, "/usr/lib/mote/rootfs.erofs");
     let mut script = String::from("set -e\n");
@@ -133,12 +151,17 @@ fn in_the_lab(arguments: &Arguments, calls: &[&str]) -> anyhow::Result<Vec<Figur
     let said = String::from_utf8_lossy(&said);
     let status = status.with_context(|| format!("mote bench said: {said}"))?;
     ensure!(status == 0, "mote bench failed in the lab: {said}");
-    let texts = results.iter().map(std::fs::read_to_string);
-    parse(texts.collect::<Result<Vec<_>, _>>().context("cannot read the results")?)
+    results
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path).context("cannot read the results")?;
+            report(&text)
+        })
+        .collect()
 }
 
 fn on_this_machine(mote: &Path) -> anyhow::Result<Vec<Figure>> {
-    let mut texts = Vec::new();
+    let mut reports = Vec::new();
     for call in HERE {
         let output = Command::new(mote)
             .arg("bench")
@@ -149,15 +172,19 @@ fn on_this_machine(mote: &Path) -> anyhow::Result<Vec<Figure>> {
             .output()
             .with_context(|| format!("cannot start {}", mote.display()))?;
         ensure!(output.status.success(), "mote bench {call} failed ({})", output.status);
-        texts.push(String::from_utf8(output.stdout)?);
+        reports.push(report(&String::from_utf8(output.stdout)?)?);
     }
-    parse(texts)
+    parse(&reports)
 }
 
-fn parse(texts: Vec<String>) -> anyhow::Result<Vec<Figure>> {
+fn report(text: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).context("mote bench did not print JSON")
+}
+
+fn parse(reports: &[Value]) -> anyhow::Result<Vec<Figure>> {
     let mut all: Vec<Figure> = Vec::new();
-    for text in texts {
-        for figure in figures(&serde_json::from_str(&text).context("mote bench did not print JSON")?)? {
+    for report in reports {
+        for figure in figures(report)? {
             // The plain machine is measured again beside others.
             if !all.iter().any(|other| other.name == figure.name) {
                 all.push(figure);

@@ -7,6 +7,7 @@ pub mod baseline;
 mod boot;
 mod io;
 mod memory;
+pub mod walls;
 
 use serde_json::Value;
 

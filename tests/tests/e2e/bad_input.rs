@@ -1,11 +1,13 @@
 //! Wrong input: a clear line, the right status, nothing left behind.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::net::UnixListener, path::Path, process::Command};
 
 use mote_initrd::Archive;
 use mote_tests::harness::{
-    Leftovers, Output, hypervisor, installed, mote_run, program, run, temporary, text,
+    Bundle, Leftovers, Output, adopt_orphans, hypervisor, installed, mote_run, program, reap, run, temporary,
+    text,
 };
+use nix::{sys::stat::Mode, unistd::mkfifo};
 
 fn with(options: &[&str]) -> Output {
     let before = Leftovers::before();
@@ -51,7 +53,7 @@ fn kernels_that_are_none() {
         (file("truncated", &good[..good.len() / 2]), "truncated"),
         (file("header-only", &good[..64]), "truncated"),
         (file("other", &other_machine), "another architecture"),
-        (text(folder.path()), "not an ELF file"),
+        (text(folder.path()), "a folder, not a file"),
     ] {
         let output = with(&["--kernel", &kernel]);
         output.assert_failed(125, &[word, &kernel]);
@@ -63,6 +65,58 @@ fn other_files_that_cannot_be_used() {
     with(&["--console", "/no/such/folder/log"]).assert_failed(125, &["/no/such/folder/log"]);
     with(&["--log", "/no/such/folder/log"]).assert_failed(125, &["/no/such/folder/log"]);
     with(&["--initrd", "/no/such/initrd"]).assert_failed(125, &["/no/such/initrd"]);
+}
+
+#[test]
+fn pipes_sockets_and_devices_are_told_from_files_and_nobody_waits_for_them() {
+    let folder = temporary();
+    let at = |name: &str| text(&folder.path().join(name));
+    mkfifo(Path::new(&at("pipe")), Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    for (path, kind) in [(at("pipe"), "a pipe"), (at("socket"), "a socket"), ("/dev/zero".into(), "a device")]
+    {
+        let not_a_file = format!("{path}: {kind}, not a file");
+        with(&["--kernel", &path]).assert_failed(125, &[&not_a_file]);
+        with(&["--initrd", &path]).assert_failed(125, &[&not_a_file]);
+        with(&["--rootfs", &path]).assert_failed(125, &[&path, "not a regular file"]);
+        with(&["--rootfs-mode", "virtiofs", "--rootfs", &path]).assert_failed(125, &[&path, "not a folder"]);
+        with(&["-v", &format!("{path}:/there")]).assert_failed(125, &[&path]);
+    }
+    with(&["--log", &at("pipe")]).assert_failed(125, &["nobody reads it"]);
+    with(&["--console", &at("pipe")]).assert_failed(125, &["nobody reads it"]);
+}
+
+#[test]
+fn pipes_where_containers_have_their_files() {
+    let before = Leftovers::before();
+    let bundle = Bundle::new("exec sleep 1000");
+    let pipe = bundle.path("pipe");
+    mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let refused = |word: &str| {
+        let (status, said) = bundle.create_with("c", &[]);
+        assert!(status == 1 && said.contains(word), "{said}");
+    };
+    let network = format!("\"path\": \"{}\", \"type\": \"network\"", text(&pipe));
+    bundle.edit("\"type\": \"network\"", &network);
+    refused(&text(&pipe));
+    bundle.edit(&network, "\"type\": \"network\"");
+
+    adopt_orphans();
+    let pid = bundle.create("c");
+    bundle
+        .mote(&["exec", "--process", &text(&pipe), "c"])
+        .assert_refused(255, "a pipe that nobody writes to");
+    bundle
+        .mote(&["update", "--resources", &text(&pipe), "c"])
+        .assert_refused(1, "a pipe that nobody writes to");
+    bundle.ok(&["delete", "--force", "c"]);
+    reap(pid);
+
+    fs::remove_file(bundle.path("config.json")).unwrap();
+    fs::rename(&pipe, bundle.path("config.json")).unwrap();
+    refused("a pipe, not a file");
+    drop(bundle);
+    before.check();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     io::ErrorKind,
     os::unix::fs::symlink,
+    path::{Path, PathBuf},
     thread,
 };
 
@@ -116,5 +117,92 @@ fn a_container_of_a_pod_has_the_name_of_the_one_that_it_is_told_to_join() {
         assert_eq!(pid.map(reap), pid.map(|_| 137));
     }
     drop(bundle);
+    before.check();
+}
+
+/// A folder of the host's that a container's root has links to where its mounts are to be, with a file in it.
+fn trap(bundle: &Bundle) -> PathBuf {
+    let trap = bundle.path("trap");
+    fs::create_dir(&trap).unwrap();
+    fs::write(trap.join("file"), "the host's").unwrap();
+    trap
+}
+
+fn assert_nobody_fell_into(trap: &Path) {
+    let names: Vec<_> = fs::read_dir(trap).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["file"]);
+    assert_eq!(fs::read_to_string(trap.join("file")).unwrap(), "the host's");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&text(trap)), "{mounts}");
+}
+
+/// Has the container mount a folder at `target`.
+fn mount(bundle: &Bundle, target: &str) {
+    let source = bundle.path("volume");
+    fs::create_dir_all(&source).unwrap();
+    fs::write(source.join("file"), "the volume's").unwrap();
+    let mount = format!(
+        r#""mounts": [{{"destination": "{target}", "source": "{}", "type": "bind", "options": ["rbind"]}},"#,
+        text(&source)
+    );
+    bundle.edit("\"mounts\": [", &mount);
+}
+
+#[test]
+fn links_in_a_containers_root_lead_nowhere_but_into_it() {
+    adopt_orphans();
+    let before = Leftovers::before();
+    let bundle = Bundle::new("cat /link/file; exec sleep 1000");
+    let trap = trap(&bundle);
+    let inside = text(&bundle.path("rootfs")) + &text(&trap);
+    fs::create_dir_all(&inside).unwrap();
+    fs::create_dir(bundle.path("rootfs/processes")).unwrap();
+    fs::remove_dir(bundle.path("rootfs/proc")).unwrap();
+    symlink("/../processes", bundle.path("rootfs/proc")).unwrap();
+    symlink(&trap, bundle.path("rootfs/link")).unwrap();
+    mount(&bundle, "/link");
+    let pid = bundle.create("c");
+    within(pid, || {
+        // By the same name, another folder.
+        assert_eq!(fs::read_to_string(trap.join("file")).unwrap(), "the volume's");
+        assert!(fs::exists(format!("/processes/{pid}")).unwrap());
+    });
+    bundle.ok(&["start", "c"]);
+    assert_eq!(bundle.ok(&["exec", "c", "cat", &text(&trap.join("file"))]), "the volume's");
+    bundle.ok(&["delete", "--force", "c"]);
+    assert_eq!(reap(pid), 137);
+    assert_nobody_fell_into(&trap);
+    drop(bundle);
+    before.check();
+}
+
+#[test]
+fn links_in_a_containers_root_that_lead_nowhere_make_nothing_on_the_host() {
+    adopt_orphans();
+    let before = Leftovers::before();
+    for (name, target) in [
+        ("dangling", "TRAP/made"),
+        ("dangling", "../../../../../../../../../../../..TRAP/made"),
+        ("dangling/below", "TRAP"),
+        ("loop", "loop"),
+        ("proc", "TRAP/made"),
+        ("dev", "TRAP/made"),
+    ] {
+        let bundle = Bundle::new("exec sleep 1000");
+        let trap = trap(&bundle);
+        let link = bundle.path("rootfs").join(name.split('/').next().unwrap());
+        let _ = fs::remove_dir(&link);
+        symlink(target.replace("TRAP", &text(&trap)), &link).unwrap();
+        mount(&bundle, &format!("/{name}"));
+        // Whether the guest makes something of it is its own affair: its links lead into its root only.
+        let (status, _) = bundle.create_with("c", &[]);
+        if status == 0 {
+            let pid = bundle.pid("c.pid");
+            within(pid, || assert!(!fs::exists(trap.join("file")).unwrap()));
+            bundle.ok(&["delete", "--force", "c"]);
+            reap(pid);
+        }
+        assert_nobody_fell_into(&trap);
+    }
     before.check();
 }

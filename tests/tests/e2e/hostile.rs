@@ -32,7 +32,7 @@ use nix::{
     unistd::{Pid, mkfifo},
 };
 
-static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile-guest"));
+pub(crate) static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hostile-guest"));
 
 /// The machine's memory: an odd amount, which nothing else in the process has.
 const MEMORY_KIB: u64 = 34 << 10;

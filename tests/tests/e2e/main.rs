@@ -15,6 +15,7 @@ mod death;
 mod engines;
 mod host_side;
 mod hostile;
+mod hostile_container;
 mod images;
 mod jail;
 mod jail_container;

@@ -1,15 +1,17 @@
 //! From a list to a program for the kernel (`Documentation/userspace-api/seccomp_filter.rst`).
 //!
-//! The kernel runs the program for every system call that is made, and when it is installed once for every call that there is. A
-//! program that compares the number with one entry after the other makes the latter the most expensive part of starting a VM. So a
-//! search that halves leads to a few entries, and only those are compared.
+//! The kernel runs the program for every system call that is made. When it is installed, it is translated, which costs for each of its
+//! instructions, and run once for every call that there is, step by step, which costs most. So a search that halves the numbers,
+//! not the entries, leads to what is to be done about one, and all of its ends are shared.
+
+use std::ops::Range;
 
 use seccompiler::sock_filter;
 
 use super::{Allowed, Argument, Kind};
 
-/// How many entries are compared one after the other.
-const FEW: usize = 4;
+/// How many system calls there are, about: it is for their numbers that the search is short.
+const NUMBERS: u64 = 470;
 
 /// `AUDIT_ARCH_X86_64`: what calls of the usual kind look like. 32-bit programs make others.
 const ARCHITECTURE: u32 = 0xc000_003e;
@@ -38,89 +40,152 @@ const RETURN: u16 = 0x06;
 pub struct TooLong;
 
 /// One number, and each way in which the call may be made.
-type Entry<'a> = (u32, Vec<&'a Allowed>);
+struct Entry<'a> {
+    number: u32,
+    ways: &'a [&'a Allowed],
+}
+
+/// Where a search ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Deny,
+    Allow,
+    /// At the arguments of the entry with this number.
+    Check(u32),
+}
 
 /// A program that allows what is on the lists of `kind`, and returns `otherwise` for everything else.
 pub(super) fn translate(kind: &Kind, otherwise: u32) -> Result<Vec<sock_filter>, TooLong> {
     let mut list: Vec<&Allowed> = kind.lists.iter().copied().flatten().collect();
     list.sort_by_key(|allowed| allowed.number);
-    let mut entries: Vec<Entry<'_>> = Vec::with_capacity(list.len());
-    for allowed in list {
-        // A number that no call has allows nothing.
-        let Ok(number) = u32::try_from(allowed.number) else { continue };
-        match entries.last_mut() {
-            Some((last, ways)) if *last == number => ways.push(allowed),
-            _ => entries.push((number, vec![allowed])),
-        }
-    }
-    let mut program = vec![
+    let same = list.chunk_by(|one, other| one.number == other.number);
+    let entries: Vec<Entry<'_>> = same.filter_map(Entry::of).collect();
+    let mut program = Program::default();
+    program.steps.extend([
         step(LOAD, ARCH),
         jump(JUMP_IF_EQUAL, ARCHITECTURE, 1, 0),
         step(RETURN, KILL_PROCESS),
         step(LOAD, NUMBER),
-    ];
-    search(&entries, otherwise, &mut program)?;
-    Ok(program)
+    ]);
+    program.search(&entries, 0..u64::from(u32::MAX) + 1)?;
+    program.finish(&entries, otherwise)
 }
 
-/// Leads to the entry for the number that is loaded.
-fn search(entries: &[Entry<'_>], otherwise: u32, program: &mut Vec<sock_filter>) -> Result<(), TooLong> {
-    if entries.len() <= FEW {
-        return compare(entries, otherwise, program);
-    }
-    let (low, high) = entries.split_at(entries.len() / 2);
-    let branch = program.len();
-    program.push(jump(JUMP_IF_AT_LEAST, high[0].0, 0, 0));
-    search(low, otherwise, program)?;
-    program[branch].jt = distance(branch, program.len())?;
-    search(high, otherwise, program)
+/// A program that is being written.
+#[derive(Default)]
+struct Program {
+    steps: Vec<sock_filter>,
+    /// Branches that lead to an end: which instruction's, whether it is the one that is taken if the comparison holds, and where to.
+    open: Vec<(usize, bool, End)>,
 }
 
-/// Compares the number with each of the entries, behind which is what to do about it.
-fn compare(entries: &[Entry<'_>], otherwise: u32, program: &mut Vec<sock_filter>) -> Result<(), TooLong> {
-    let start = program.len();
-    program.extend(entries.iter().map(|(number, _)| jump(JUMP_IF_EQUAL, *number, 0, 0)));
-    program.push(step(RETURN, otherwise));
-    let allow = program.len();
-    program.push(step(RETURN, ALLOW));
-    for (index, (_, ways)) in entries.iter().enumerate() {
-        let comparison = start + index;
-        let target = if ways.iter().any(|way| way.when.is_empty()) {
-            allow
-        } else {
-            let target = program.len();
-            ways.iter().try_for_each(|way| check(way.when, program))?;
-            program.push(step(RETURN, otherwise));
-            target
-        };
-        program[comparison].jt = distance(comparison, target)?;
-    }
-    Ok(())
-}
-
-/// Allows the call if all arguments are as they must be, and else goes on behind.
-fn check(arguments: &[Argument], program: &mut Vec<sock_filter>) -> Result<(), TooLong> {
-    let mut comparisons = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        // The lower half, on a little-endian machine, is the first one.
-        program.push(step(LOAD, ARGUMENTS + 8 * u32::from(argument.index)));
-        if argument.mask != u32::MAX {
-            program.push(step(AND, argument.mask));
+impl Program {
+    /// Leads from a number in `range`, which is loaded, to its end. All `entries` are in the range.
+    fn search(&mut self, entries: &[Entry<'_>], range: Range<u64>) -> Result<(), TooLong> {
+        if let [entry] = entries {
+            let branch = self.branch(JUMP_IF_EQUAL, entry.number);
+            self.open.extend([(branch, true, entry.end()), (branch, false, End::Deny)]);
+            return Ok(());
         }
-        comparisons.push(program.len());
-        program.push(jump(JUMP_IF_EQUAL, argument.value, 0, 0));
+        let Some(middle) = middle(entries, &range) else {
+            // Nothing to look for: there are no entries at all.
+            let branch = self.branch(JUMP_IF_EQUAL, 0);
+            self.open.extend([(branch, true, End::Deny), (branch, false, End::Deny)]);
+            return Ok(());
+        };
+        let branch = self.branch(JUMP_IF_AT_LEAST, middle);
+        let middle = u64::from(middle);
+        let (low, high) = entries.split_at(entries.partition_point(|entry| u64::from(entry.number) < middle));
+        for (taken, entries, range) in [(false, low, range.start..middle), (true, high, middle..range.end)] {
+            if let Some(end) = end(entries, &range) {
+                self.open.push((branch, taken, end));
+                continue;
+            }
+            self.lead(branch, taken, self.steps.len())?;
+            self.search(entries, range)?;
+        }
+        Ok(())
     }
-    program.push(step(RETURN, ALLOW));
-    let behind = program.len();
-    for comparison in comparisons {
-        program[comparison].jf = distance(comparison, behind)?;
+
+    /// Writes the ends, and leads to them what is to get there.
+    fn finish(mut self, entries: &[Entry<'_>], otherwise: u32) -> Result<Vec<sock_filter>, TooLong> {
+        let mut ends = vec![(End::Deny, self.steps.len()), (End::Allow, self.steps.len() + 1)];
+        self.steps.extend([step(RETURN, otherwise), step(RETURN, ALLOW)]);
+        for entry in entries {
+            let end = entry.end();
+            if end != End::Allow {
+                ends.push((end, self.steps.len()));
+                entry.ways.iter().try_for_each(|way| self.check(way.when))?;
+                self.steps.push(step(RETURN, otherwise));
+            }
+        }
+        for (branch, taken, end) in std::mem::take(&mut self.open) {
+            let place = ends.iter().find(|(other, _)| *other == end).ok_or(TooLong)?;
+            self.lead(branch, taken, place.1)?;
+        }
+        Ok(self.steps)
     }
-    Ok(())
+
+    /// Allows the call if all arguments are as they must be, and else goes on behind.
+    fn check(&mut self, arguments: &[Argument]) -> Result<(), TooLong> {
+        let mut comparisons = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            // The lower half, on a little-endian machine, is the first one.
+            self.steps.push(step(LOAD, ARGUMENTS + 8 * u32::from(argument.index)));
+            if argument.mask != u32::MAX {
+                self.steps.push(step(AND, argument.mask));
+            }
+            comparisons.push(self.branch(JUMP_IF_EQUAL, argument.value));
+        }
+        self.steps.push(step(RETURN, ALLOW));
+        let behind = self.steps.len();
+        comparisons.into_iter().try_for_each(|comparison| self.lead(comparison, false, behind))
+    }
+
+    /// A comparison, of which both branches lead to the next instruction so far.
+    fn branch(&mut self, code: u16, k: u32) -> usize {
+        self.steps.push(step(code, k));
+        self.steps.len() - 1
+    }
+
+    /// Has one of a comparison's branches lead to `place`, which is behind it.
+    fn lead(&mut self, branch: usize, taken: bool, place: usize) -> Result<(), TooLong> {
+        let distance = u8::try_from(place - branch - 1).map_err(|_| TooLong)?;
+        let step = &mut self.steps[branch];
+        *(if taken { &mut step.jt } else { &mut step.jf }) = distance;
+        Ok(())
+    }
 }
 
-/// What a jump needs to get from one instruction to another.
-fn distance(from: usize, to: usize) -> Result<u8, TooLong> {
-    u8::try_from(to - from - 1).map_err(|_| TooLong)
+impl<'a> Entry<'a> {
+    /// The entry of these ways to make one call, unless it has a number that no call has: that allows nothing.
+    fn of(ways: &'a [&'a Allowed]) -> Option<Self> {
+        let number = u32::try_from(ways.first()?.number).ok()?;
+        Some(Self { number, ways })
+    }
+
+    fn end(&self) -> End {
+        let always = self.ways.iter().any(|way| way.when.is_empty());
+        if always { End::Allow } else { End::Check(self.number) }
+    }
+}
+
+/// The end of every number in `range`, if it is the same one.
+fn end(entries: &[Entry<'_>], range: &Range<u64>) -> Option<End> {
+    let Some(first) = entries.first().map(Entry::end) else { return Some(End::Deny) };
+    let all = u64::try_from(entries.len()).is_ok_and(|len| len == range.end - range.start);
+    (all && entries.iter().all(|entry| entry.end() == first)).then_some(first)
+}
+
+/// Where what is done about numbers changes, as near to the middle of `range` as possible.
+fn middle(entries: &[Entry<'_>], range: &Range<u64>) -> Option<u32> {
+    let center = (range.start.min(NUMBERS) + range.end.min(NUMBERS)) / 2;
+    let behind = entries.partition_point(|entry| u64::from(entry.number) < center);
+    // The change that is nearest is at one of the entries around it, or right after one.
+    let around = entries.get(behind.saturating_sub(2)..entries.len().min(behind + 2)).unwrap_or_default();
+    let changes = around.iter().flat_map(|entry| [Some(entry.number), entry.number.checked_add(1)]).flatten();
+    let inside = changes.filter(|number| range.start < u64::from(*number) && u64::from(*number) < range.end);
+    inside.min_by_key(|number| u64::from(*number).abs_diff(center))
 }
 
 fn step(code: u16, k: u32) -> sock_filter {
@@ -142,7 +207,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::seccomp::{DEVICES, FILE_SERVER, PUMP, QEMU, VCPU, VHOST_USER, VHOST_USER_FILE_SERVER};
+    use crate::seccomp::{DEVICES, FILE_SERVER, PUMP, QEMU, VCPU, VHOST_USER, VHOST_USER_FILE_SERVER, allow};
 
     const KINDS: [&Kind; 7] =
         [&VCPU, &DEVICES, &VHOST_USER, &FILE_SERVER, &VHOST_USER_FILE_SERVER, &PUMP, &QEMU];
@@ -228,6 +293,28 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn nothing_is_allowed_without_entries_and_runs_of_numbers_end() {
+        static NONE: Kind = Kind { name: "none", lists: &[] };
+        static RUN: Kind =
+            Kind { name: "run", lists: &[&[allow(0), allow(1), allow(2), allow(468), allow(469)]] };
+        let (none, all) = (translate(&NONE, TRAP).unwrap(), translate(&RUN, TRAP).unwrap());
+        for number in [0, 1, 2, 3, 467, 468, 469, 470, 471, 0x4000_0000, u32::MAX] {
+            assert_eq!(run(&none, number, ARCHITECTURE, [0; 6]), TRAP, "{number}");
+            let expected = if matches!(number, 0..=2 | 468..=469) { ALLOW } else { TRAP };
+            assert_eq!(run(&all, number, ARCHITECTURE, [0; 6]), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn programs_are_short() {
+        for kind in KINDS {
+            let entries = kind.lists.iter().copied().flatten().count();
+            let program = translate(kind, TRAP).unwrap();
+            assert!(program.len() < 2 * entries + 30, "{}: {} for {entries}", kind.name, program.len());
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     io::{self, Seek, SeekFrom},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::FileTypeExt,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -135,7 +135,9 @@ impl Block {
     /// # Errors
     /// The file cannot be opened, is of no use as a disk, or has not one sector.
     pub fn open(path: &Path, read_only: bool) -> Result<Self, Error> {
-        let file = OpenOptions::new().read(true).write(!read_only).open(path);
+        // Not to wait for anybody, if it is a pipe: that is refused below.
+        let file =
+            OpenOptions::new().read(true).write(!read_only).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
         let file = file.map_err(|source| Error::Open { path: path.into(), source })?;
         Self::from_file(file, path, read_only)
     }

@@ -36,7 +36,8 @@ impl Machine {
     /// Starts it. `disk` is attached read-only; it was found at `path`.
     pub(super) fn start(options: &IoOptions, disk: File, path: &Path) -> anyhow::Result<Self> {
         let kernel_path = mote_runtime::kernel(options.kernel.as_deref())?;
-        let kernel = File::open(&kernel_path).with_context(|| format!("kernel {}", kernel_path.display()))?;
+        let kernel = mote_runtime::named_file::open(&kernel_path)
+            .with_context(|| format!("kernel {}", kernel_path.display()))?;
         let (vsock, ports) = Vsock::new(CID).context("cannot set up the vsock device")?;
         let (stream, theirs) = UnixStream::pair().context("cannot create a socket pair")?;
         ports.accept_once(PORT, Endpoint::socket(theirs));

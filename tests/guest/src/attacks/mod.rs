@@ -1,12 +1,15 @@
 //! All attacks by name. Each one returns when it has nothing more to do; a few are how the machine ends.
 
 mod block;
+mod container;
 mod control;
 mod floods;
 mod fs;
 mod registers;
 mod rings;
 mod vsock;
+
+pub use container::of_a_container;
 
 use crate::machine::{Machine, halt, say, triple_fault};
 

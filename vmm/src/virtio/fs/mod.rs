@@ -36,10 +36,12 @@ mod abi;
 mod attributes;
 mod files;
 mod handles;
+mod hello;
 mod host;
 mod names;
 mod nodes;
 mod server;
+mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -12,6 +12,7 @@ use super::{
     handles::{Entry, Folder, Handle},
     host::{self, Result},
     server::{Done, Server},
+    shared::Shared,
 };
 
 /// The most that one reading of a folder brings, in bytes.
@@ -205,7 +206,7 @@ impl Server {
         };
         match looked_up {
             Ok((node, stat)) => {
-                let valid = self.share_of(folder).map_or(0, super::server::Shared::valid);
+                let valid = self.share_of(folder).map_or(0, Shared::valid);
                 self.reply_entry(node, valid, &stat);
             }
             Err(_) => self.reply.zeros(abi::ENTRY),

@@ -1,8 +1,8 @@
 //! Serves requests: takes one apart, has it done, and writes the reply.
 //!
 //! What the requests do is in [`names`](super::names), [`files`](super::files) and [`attributes`](super::attributes), by what
-//! they are about. What all have in common is here: nothing changes in a read-only share, and whatever is wrong with a request, it
-//! is answered with an error number.
+//! they are about, and [`hello`](super::hello), what comes first. What all have in common is here: nothing changes in a read-only
+//! share, and whatever is wrong with a request, it is answered with an error number.
 
 use std::{
     ffi::CStr,
@@ -10,14 +10,15 @@ use std::{
     sync::Arc,
 };
 
-use nix::{errno::Errno, libc};
+use nix::errno::Errno;
 
 use super::{
-    Cache, Error, Share,
-    abi::{self, Fields, Header, Reply, init, opcode},
+    Error, Share,
+    abi::{self, Fields, Header, Reply, opcode},
     handles::Handles,
     host::{self, Result, Stat},
     nodes::Nodes,
+    shared::Shared,
 };
 use crate::{
     Memory,
@@ -27,33 +28,11 @@ use crate::{
 /// The longest request, apart from the data of a write: the longest extended attribute with its name, and room to spare.
 const MAX_REQUEST: usize = 72 << 10;
 /// The most data that a request reads or writes, in pages and in bytes.
-const MAX_PAGES: u16 = 256;
+pub(super) const MAX_PAGES: u16 = 256;
 pub(super) const MAX_DATA: u32 = 4096 * MAX_PAGES as u32;
-/// How many requests that nobody waits for the guest may have on their way.
-const MAX_BACKGROUND: u16 = 64;
 /// How many bits of inode numbers file systems use, and how many file systems the other bits tell apart.
 const NUMBER_BITS: u32 = 48;
 const MAX_DEVICES: usize = 1 << 12;
-/// How long the guest keeps what nobody else changes, in seconds.
-const FOR_LONG: u64 = 24 * 3600;
-
-/// A share in service.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) read_only: bool,
-    pub(super) cache: Cache,
-    /// What is shared, a folder or a file.
-    source: Arc<OwnedFd>,
-    /// Its node, once the guest has begun.
-    root: u64,
-}
-
-impl Shared {
-    /// How long the guest may take what it knows for true without asking, in seconds.
-    pub(super) fn valid(&self) -> u64 {
-        if self.cache == Cache::Always { FOR_LONG } else { 0 }
-    }
-}
 
 /// The file server.
 #[derive(Debug)]
@@ -237,67 +216,6 @@ impl Server {
         }
     }
 
-    /// The guest begins, perhaps not for the first time.
-    fn init(&mut self, fields: &mut Fields<'_>) -> Result<Done> {
-        let (major, minor, readahead) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let mut offered = u64::from(fields.u32()?);
-        if major < abi::MAJOR || (major == abi::MAJOR && minor < abi::OLDEST_MINOR) {
-            tracing::debug!(major, minor, "guest speaks a version of FUSE that is too old");
-            return Err(Errno::EPROTO);
-        }
-        if offered & init::INIT_EXT != 0 {
-            offered |= u64::from(fields.u32()?) << 32;
-        }
-        self.clear();
-        for (index, share) in self.shares.iter_mut().enumerate() {
-            let stat = host::stat(share.source.as_fd())?;
-            share.root = self.nodes.add_root(index, Arc::clone(&share.source), &stat);
-        }
-        // A guest with a newer major version asks again with ours.
-        self.features = if major == abi::MAJOR { offered & self.wanted_features() } else { 0 };
-        let (low, high) = halves(self.features);
-        let reply = &mut self.reply;
-        reply.u32(abi::MAJOR);
-        reply.u32(abi::MINOR);
-        reply.u32(readahead);
-        reply.u32(low);
-        reply.u16(MAX_BACKGROUND);
-        reply.u16(MAX_BACKGROUND / 4 * 3);
-        reply.u32(MAX_DATA);
-        // Times are exact to the nanosecond.
-        reply.u32(1);
-        reply.u16(MAX_PAGES);
-        reply.u16(0);
-        reply.u32(high);
-        reply.zeros(7 * 4);
-        Ok(Done::Reply)
-    }
-
-    fn wanted_features(&self) -> u64 {
-        let always = |share: &Shared| share.cache == Cache::Always;
-        let mut wanted = init::ASYNC_READ
-            | init::ATOMIC_O_TRUNC
-            | init::BIG_WRITES
-            | init::DONT_MASK
-            | init::AUTO_INVAL_DATA
-            | init::ASYNC_DIO
-            | init::PARALLEL_DIROPS
-            | init::POSIX_ACL
-            | init::MAX_PAGES
-            | init::HANDLE_KILLPRIV_V2
-            | init::SETXATTR_EXT
-            | init::INIT_EXT
-            | init::DIRECT_IO_ALLOW_MMAP;
-        // Where the guest asks each time anyway, telling it attributes in advance is work for nothing.
-        if self.shares.iter().any(always) {
-            wanted |= init::DO_READDIRPLUS | init::READDIRPLUS_AUTO;
-        }
-        if self.shares.iter().all(always) {
-            wanted |= init::CACHE_SYMLINKS;
-        }
-        wanted
-    }
-
     fn forget_many(&mut self, fields: &mut Fields<'_>) -> Result<Done> {
         let count = fields.u32()?;
         fields.skip(4)?;
@@ -306,36 +224,6 @@ impl Server {
             self.nodes.forget(node, lookups);
         }
         Ok(Done::Silence)
-    }
-
-    /// Requests about the folder that the shares are in: each is named by its number.
-    fn in_shares_folder(&mut self, header: &Header, fields: &mut Fields<'_>) -> Result<Done> {
-        match header.opcode {
-            opcode::LOOKUP => {
-                let name = fields.name()?;
-                let share = name.to_str().ok().and_then(|name| name.parse::<usize>().ok());
-                let share = share.filter(|index| index.to_string().as_bytes() == name.to_bytes());
-                let (root, valid) = match share.and_then(|index| self.shares.get(index)) {
-                    Some(share) => (share.root, share.valid()),
-                    None => return Err(Errno::ENOENT),
-                };
-                let stat = self.nodes.stat(root)?;
-                self.reply_entry(root, valid, &stat);
-            }
-            opcode::GETATTR => self.reply.attributes_for(FOR_LONG, &Stat::of_shares_folder()),
-            opcode::OPENDIR => {
-                self.handles.check_room()?;
-                let handle = self.handles.add(super::handles::Handle::Shares);
-                self.reply.opened(handle, 0);
-            }
-            opcode::READDIR | opcode::READDIRPLUS | opcode::FSYNCDIR => {}
-            opcode::RELEASEDIR => return self.release(fields),
-            opcode::STATFS => self.reply.zeros(80),
-            opcode::GETXATTR | opcode::LISTXATTR => return Err(Errno::EOPNOTSUPP),
-            opcode if changes(opcode) => return Err(Errno::EROFS),
-            _ => return Err(Errno::ENOSYS),
-        }
-        Ok(Done::Reply)
     }
 
     pub(super) fn share(&self, index: usize) -> Result<&Shared> {
@@ -426,21 +314,8 @@ impl Server {
     }
 }
 
-impl Shared {
-    fn open(share: &Share) -> std::result::Result<Self, Error> {
-        let failed = |error: Errno| Error::Source { path: share.source.clone(), source: error.into() };
-        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC;
-        let source = nix::fcntl::open(&share.source, flags, nix::sys::stat::Mode::empty()).map_err(failed)?;
-        match host::stat(source.as_fd()).map_err(failed)?.kind() {
-            libc::S_IFDIR | libc::S_IFREG => {}
-            _ => return Err(Error::Kind(share.source.clone())),
-        }
-        Ok(Self { read_only: share.read_only, cache: share.cache, source: Arc::new(source), root: 0 })
-    }
-}
-
 /// Whether a request changes the node that it is about, or what is in it. Opening is looked at apart.
-fn changes(opcode: u32) -> bool {
+pub(super) fn changes(opcode: u32) -> bool {
     matches!(
         opcode,
         opcode::SETATTR
@@ -459,10 +334,4 @@ fn changes(opcode: u32) -> bool {
             | opcode::TMPFILE
             | opcode::FALLOCATE
     )
-}
-
-/// The low and the high half.
-#[allow(clippy::cast_possible_truncation)]
-fn halves(bits: u64) -> (u32, u32) {
-    (bits as u32, (bits >> 32) as u32)
 }
