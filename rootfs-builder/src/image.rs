@@ -37,7 +37,7 @@ const MOUNTABLE_BLOCK_SIZE_BITS: std::ops::RangeInclusive<u8> = 9..=12;
 pub fn check(path: &Path) -> Result<(), ImageError> {
     let unreadable = |source| ImageError::Unreadable { path: path.to_path_buf(), source };
     let path_buf = || path.to_path_buf();
-    let file = match open(path) {
+    let file = match open_at_once(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(ImageError::Missing { path: path_buf() });
         }
@@ -74,7 +74,7 @@ pub fn check(path: &Path) -> Result<(), ImageError> {
 }
 
 /// Does not wait for a writer, if it is a pipe.
-fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 

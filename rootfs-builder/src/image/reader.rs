@@ -57,7 +57,7 @@ impl Reader {
     /// # Errors
     /// It is no EROFS image, or cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = super::open(path)?;
+        let file = super::open_at_once(path)?;
         let mut bytes = [0; SUPERBLOCK_LENGTH];
         file.read_exact_at(&mut bytes, SUPERBLOCK_OFFSET)?;
         let bits = bytes[12];

@@ -1,16 +1,14 @@
 //! OCI image layouts: folders, and archives of such folders.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
 use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::{Files, document};
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::image::open_at_once;
 use crate::job::Job;
 use crate::name::Name;
 use crate::oci::{self, Document};
@@ -23,7 +21,7 @@ pub(super) struct Folder(pub(super) PathBuf);
 
 impl Files for Folder {
     fn open(&self, path: &str) -> io::Result<Option<(Box<dyn Read + Send + '_>, u64)>> {
-        match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(self.0.join(path)) {
+        match open_at_once(&self.0.join(path)) {
             Ok(file) => {
                 let metadata = file.metadata()?;
                 // Not to wait for a pipe, nor to read a device.

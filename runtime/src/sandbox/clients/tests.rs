@@ -75,7 +75,7 @@ fn whoever_never_listens_is_dropped_and_there_is_a_limit_to_connections() {
 
     let streams: Vec<_> = (1..MAX_CLIENTS).map(|_| server.connect()).collect();
     assert_eq!(server.clients.clients.len(), MAX_CLIENTS);
-    assert!(server.clients.listener().is_none(), "nobody more, for now");
+    assert!(server.clients.listener().is_none(), "nobody more until somebody leaves");
     server.clients.remove(streams[0].1);
     assert!(server.clients.listener().is_some());
 }
