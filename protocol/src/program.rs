@@ -311,7 +311,8 @@ pub enum Operation<'a> {
         /// `struct bpf_insn`, one after the other.
         program: &'a [u8],
     },
-    /// Fails as [`Exec`](Self::Exec) would, if the program is missing or cannot be executed.
+    /// Fails as [`Exec`](Self::Exec) would, if the program is missing or cannot be executed. That one, if its environment has the same
+    /// `PATH`, then begins with the folder where the program is.
     CheckExecutable {
         /// The program's name.
         #[serde(borrow)]

@@ -2,7 +2,7 @@
 
 use std::{
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::ExitStatusExt},
     },
     process::ExitStatus,
@@ -20,6 +20,7 @@ use crate::{
     cgroup::{Bound, Limits, PERIOD, Passing},
     choice::HypervisorChoice,
     error::{Kind, errno, host},
+    jail::EmptyNetwork,
     lifeline::{self, Go, Limited, News, Order, Report},
     program::Program,
     signals::Signals,
@@ -68,11 +69,14 @@ fn run_inner(
     };
     let cgroup = cgroup(&spec.machine)?;
     let cradle = cgroup.as_ref().and_then(Passing::cradle);
-    let inheritance = Inheritance { cgroup: cradle, ..Inheritance::default() };
+    let network = cgroup.as_ref().and_then(|cgroup| EmptyNetwork::of_a_neighbour(cgroup.neighbours()));
+    let in_network = network.as_ref().map(EmptyNetwork::mark);
+    let inheritance =
+        Inheritance { cgroup: cradle, network: network.map(OwnedFd::from), ..Inheritance::default() };
     let Spawned { mut child, mut lifeline } = spawn(arguments, inheritance)?;
     let order = Order {
         machine: spec.machine.clone(),
-        network: Network::Callers,
+        network: in_network.map_or(Network::Callers, Network::Empty),
         terminal,
         container: false,
         jail_uid: spec.jail_uid,

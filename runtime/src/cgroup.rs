@@ -16,5 +16,5 @@ pub(crate) use self::{
     host::HostCgroup,
     limits::{Bound, Limits, PERIOD},
     name::name,
-    passing::Passing,
+    passing::{Neighbour, Passing},
 };

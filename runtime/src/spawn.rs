@@ -96,6 +96,8 @@ pub(crate) struct Inheritance {
     pub(crate) terminal: Option<OwnedFd>,
     /// The cgroup that it is born in, where the kernel can do that.
     pub(crate) cgroup: Option<OwnedFd>,
+    /// The network namespace that it starts in, if it can.
+    pub(crate) network: Option<OwnedFd>,
     /// For a container: its control socket and the file for its end. It starts in the root folder.
     pub(crate) container: Option<(OwnedFd, OwnedFd)>,
 }
@@ -140,7 +142,7 @@ pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<
     };
     let pid = pid.map_err(errno("start the sandbox process"))?;
     if pid == 0 {
-        become_sandbox(&pointers, &places, first_free, folder);
+        become_sandbox(&pointers, &places, first_free, folder, inheritance.network.as_ref());
     }
     Ok(Spawned { child: Child { pid, status: None }, lifeline })
 }
@@ -183,6 +185,7 @@ fn become_sandbox(
     places: &[(RawFd, RawFd)],
     first_free: RawFd,
     folder: Option<&CStr>,
+    network: Option<&OwnedFd>,
 ) -> ! {
     unsafe extern "C" {
         static environ: *const *const libc::c_char;
@@ -190,6 +193,10 @@ fn become_sandbox(
     // SAFETY: none of these calls takes a lock or allocates; the pointers are to strings that the parent made, in an array that ends with
     // a null pointer; the environment is the parent's, and has only this thread. What is at the places is not used again.
     unsafe {
+        if let Some(network) = network {
+            // If that fails, it makes one of its own.
+            let _ = libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET);
+        }
         let placed = places.iter().all(|(from, to)| libc::dup2(*from, *to) >= 0);
         let moved = folder.is_none_or(|folder| libc::chdir(folder.as_ptr()) == 0);
         // What the caller of `mote` has left open is not for a sandbox process: somebody may wait for its end.

@@ -97,6 +97,8 @@ pub struct Volume {
 pub(crate) enum Network {
     /// Its caller's.
     Callers,
+    /// An empty one that other sandboxes have in common, by its inode number; its caller's if it could not be born there.
+    Empty(u64),
     /// A new one.
     New,
     /// The one that this path names.

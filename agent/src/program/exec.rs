@@ -13,8 +13,21 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:
 /// The longest path that is tried, with its NUL: Linux's `PATH_MAX`.
 const PATH_ROOM: usize = 4096;
 
-/// Becomes the program that `arguments` names. Returns only if that failed.
-pub(super) fn exec<K: Kernel>(kernel: &mut K, arguments: StrList<'_>, environment: StrList<'_>) -> Fault {
+/// A `PATH`, and how many of its first folders were looked into in vain.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passed<'p> {
+    path: &'p [u8],
+    folders: usize,
+}
+
+/// Becomes the program that `arguments` names. Folders that were looked into before are not tried again: what was found at the check is
+/// what is executed. Returns only if that failed.
+pub(super) fn exec<K: Kernel>(
+    kernel: &mut K,
+    arguments: StrList<'_>,
+    environment: StrList<'_>,
+    passed: Option<Passed<'_>>,
+) -> Fault {
     let Some(name) = arguments.iter().next() else {
         return Fault::invalid("exec without a name");
     };
@@ -23,23 +36,28 @@ pub(super) fn exec<K: Kernel>(kernel: &mut K, arguments: StrList<'_>, environmen
     }
     let attempt = |kernel: &mut K, path: &CStr| kernel.execve(path, arguments, environment);
     let folders = environment.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH="));
-    refuse(search(kernel, name, folders, attempt), "execve")
+    let passed = passed.filter(|passed| folders == Some(passed.path)).map_or(0, |passed| passed.folders);
+    refuse(search(kernel, name, folders, passed, attempt), "execve")
 }
 
-/// Finds out before the gate whether a program is there and can be executed, as far as that can be told.
-pub(super) fn check<K: Kernel>(kernel: &mut K, name: &CStr, path: &CStr) -> Result<(), Fault> {
-    let mut found = false;
+/// Finds out before the gate whether a program is there and can be executed, as far as that can be told, and how far it has to be looked for.
+pub(super) fn check<'p, K: Kernel>(kernel: &mut K, name: &CStr, path: &'p CStr) -> Result<Passed<'p>, Fault> {
+    let (mut found, mut tried) = (false, 0);
     let attempt = |kernel: &mut K, path: &CStr| match kernel.check_executable(path) {
         Ok(()) => {
             found = true;
             // Whatever ends the search.
             Errno::EXIST
         }
-        Err(errno) => errno,
+        Err(errno) => {
+            tried += 1;
+            errno
+        }
     };
-    let folders = Some(path.to_bytes()).filter(|path| !path.is_empty());
-    let errno = search(kernel, name, folders, attempt);
-    if found { Ok(()) } else { Err(refuse(errno, "access")) }
+    let path = path.to_bytes();
+    let folders = Some(path).filter(|path| !path.is_empty());
+    let errno = search(kernel, name, folders, 0, attempt);
+    if found { Ok(Passed { path, folders: tried }) } else { Err(refuse(errno, "access")) }
 }
 
 fn refuse(errno: Errno, step: &'static str) -> Fault {
@@ -51,11 +69,12 @@ fn refuse(errno: Errno, step: &'static str) -> Fault {
 }
 
 /// Tries a name: if it has no `/`, in the folders of `PATH` in order, as `execvpe(3)` does; but a file of an unknown format
-/// is not given to a shell.
+/// is not given to a shell. The first `passed` of those that a program may be in are left out.
 fn search<K: Kernel>(
     kernel: &mut K,
     name: &CStr,
     folders: Option<&[u8]>,
+    passed: usize,
     mut attempt: impl FnMut(&mut K, &CStr) -> Errno,
 ) -> Errno {
     if name.to_bytes().contains(&b'/') {
@@ -65,12 +84,12 @@ fn search<K: Kernel>(
         return Errno::NOENT;
     }
     let mut denied = false;
-    for folder in folders.unwrap_or(DEFAULT_PATH).split(|byte| *byte == b':') {
+    let paths = folders.unwrap_or(DEFAULT_PATH).split(|byte| *byte == b':').filter_map(|folder| {
         // An empty entry is the working directory.
         let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
-        let Ok(path) = Text::<PATH_ROOM>::join(&[folder, slash, name.to_bytes()]) else {
-            continue;
-        };
+        Text::<PATH_ROOM>::join(&[folder, slash, name.to_bytes()]).ok()
+    });
+    for path in paths.skip(passed) {
         match attempt(kernel, &path) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => denied = true,

@@ -167,7 +167,7 @@ pub trait Kernel {
     fn set_io_priority(&mut self, priority: u16) -> Result<(), Errno>;
     /// `personality(2)`.
     fn set_personality(&mut self, persona: u32) -> Result<(), Errno>;
-    /// `faccessat(2)` with `X_OK` and the effective ids; a folder is no program (`EACCES`).
+    /// `faccessat2(2)` with `X_OK` and the effective ids; a folder is no program (`EACCES`).
     fn check_executable(&mut self, path: &CStr) -> Result<(), Errno>;
     /// Runs a hook to its end. The error names what failed; what the hook said goes to `words`, with its length.
     fn run_hook(

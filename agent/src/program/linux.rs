@@ -6,7 +6,7 @@ use heapless::Vec;
 use mote_protocol::{IdList, StrList, limits};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags},
     thread::{CapabilitySet, CapabilitySets, Gid, Uid},
@@ -323,8 +323,10 @@ impl Kernel for Linux<'_> {
     }
 
     fn check_executable(&mut self, path: &CStr) -> Result<(), Errno> {
-        rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;
-        match FileType::from_raw_mode(rustix::fs::stat(path)?.st_mode) {
+        // The path is walked once: on a shared folder, each step is a request to the host.
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        sys::process::check_executable(file.as_fd())?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
             FileType::Directory => Err(Errno::ACCESS),
             _ => Ok(()),
         }

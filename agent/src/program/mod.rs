@@ -119,8 +119,14 @@ pub fn wants_pid_namespace(program: Operations<'_>) -> bool {
 
 /// Carries out `program`. Returns only if it failed; what was done up to then stays done.
 pub fn execute<K: Kernel>(program: Operations<'_>, kernel: &mut K) -> Failure {
-    let mut machine =
-        Interpreter { kernel, root: Root::Own, proc: None, has_given_streams: false, message: Vec::new() };
+    let mut machine = Interpreter {
+        kernel,
+        root: Root::Own,
+        proc: None,
+        has_given_streams: false,
+        passed: None,
+        message: Vec::new(),
+    };
     let mut index: u16 = 0;
     for operation in program {
         let result = match operation {
@@ -155,19 +161,21 @@ enum Root<F> {
     Chosen(F),
 }
 
-struct Interpreter<'k, K: Kernel> {
+struct Interpreter<'k, 'p, K: Kernel> {
     kernel: &'k mut K,
     root: Root<K::Fd>,
     /// A `proc` of this process's PID namespace, mounted nowhere.
     proc: Option<K::Fd>,
     /// Whether the streams have got their owner.
     has_given_streams: bool,
+    /// Where the program was not, if it was looked for.
+    passed: Option<exec::Passed<'p>>,
     /// What the kernel said about the operation that failed.
     message: Vec<u8, MAX_MESSAGE>,
 }
 
-impl<K: Kernel> Interpreter<'_, K> {
-    fn step(&mut self, index: u16, operation: &Operation<'_>) -> Result<(), Fault> {
+impl<'p, K: Kernel> Interpreter<'_, 'p, K> {
+    fn step(&mut self, index: u16, operation: &Operation<'p>) -> Result<(), Fault> {
         match *operation {
             Operation::Unshare { namespaces } => self.unshare(index, namespaces),
             Operation::MakeDirectory { path, mode } => {
@@ -220,7 +228,7 @@ impl<K: Kernel> Interpreter<'_, K> {
                 self.attach(&mount, target.as_c_str())
             }
             Operation::Exec { arguments, environment } => {
-                Err(exec::exec(self.kernel, arguments, environment))
+                Err(exec::exec(self.kernel, arguments, environment, self.passed))
             }
             Operation::Await => self.kernel.wait_at_gate().at("wait"),
             Operation::Join { namespaces, .. } => self.join(namespaces),
@@ -301,7 +309,8 @@ impl<K: Kernel> Interpreter<'_, K> {
             Operation::SetIoPriority { priority } => self.kernel.set_io_priority(priority).at("ioprio_set"),
             Operation::SetPersonality { persona } => self.kernel.set_personality(persona).at("personality"),
             Operation::CheckExecutable { name, path } => {
-                exec::check(self.kernel, name.as_c_str(), path.as_c_str())
+                self.passed = Some(exec::check(self.kernel, name.as_c_str(), path.as_c_str())?);
+                Ok(())
             }
             Operation::RunHook { path, arguments, environment, input, timeout_ms } => {
                 let hook = Hook { path: path.as_c_str(), arguments, environment, input, timeout_ms };

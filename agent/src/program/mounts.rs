@@ -17,7 +17,7 @@ const NOSUID: u64 = 0x2;
 const NODEV: u64 = 0x4;
 const NOEXEC: u64 = 0x8;
 
-impl<K: Kernel> Interpreter<'_, K> {
+impl<K: Kernel> Interpreter<'_, '_, K> {
     /// Gives a new mount its place.
     pub(super) fn attach(&mut self, mount: &K::Fd, target: &CStr) -> Result<(), Fault> {
         let (kernel, root) = self.rooted()?;

@@ -701,6 +701,23 @@ fn a_program_that_is_missing_is_noticed_before_the_gate() {
 }
 
 #[test]
+fn what_was_found_before_the_gate_is_what_is_executed() {
+    let executed = |name, path, environment: &[u8]| {
+        let errors = [("access /a", Errno::NOENT), ("access /b", Errno::ACCESS), ("exec", Errno::NOENT)];
+        let mut kernel = Recorder { errors: errors.into(), ..Recorder::default() };
+        let check = Operation::CheckExecutable { name: wire(name), path: wire(path) };
+        run(&mut kernel, &[check, exec(&[name.to_bytes_with_nul()].concat(), environment)]);
+        let calls = kernel.calls.into_iter().filter(|call| call.starts_with("exec"));
+        calls.map(|call| call.split(' ').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(executed(c"sh", c"/a:/b:/c:/d", b"PATH=/a:/b:/c:/d\0"), ["/c/sh", "/d/sh"]);
+    assert_eq!(executed(c"sh", c"/c", b"PATH=/c\0"), ["/c/sh"]);
+    // Looked for in other folders than those of the process, or not in folders at all.
+    assert_eq!(executed(c"sh", c"/a:/c", b"PATH=/c\0"), ["/c/sh"]);
+    assert_eq!(executed(c"/c/sh", c"/a:/c", b"PATH=/a:/c\0"), ["/c/sh"]);
+}
+
+#[test]
 fn a_hook_that_fails_stops_the_program_and_says_why() {
     let hook = Operation::RunHook {
         path: wire(c"/h"),

@@ -226,6 +226,20 @@ fn pointers(strings: StrList<'_>) -> Result<Vec<*const u8, { limits::MAX_STRINGS
     Ok(table)
 }
 
+/// `faccessat2(2)` of an open file, which may be open as a path only: whether this process may execute it, by its effective ids.
+///
+/// # Errors
+/// Those of `faccessat2(2)`.
+pub fn check_executable(file: BorrowedFd<'_>) -> Result<()> {
+    const X_OK: usize = 1;
+    const AT_EACCESS: usize = 0x200;
+    const AT_EMPTY_PATH: usize = 0x1000;
+    let path = c"".as_ptr().expose_provenance();
+    let arguments = [raw::descriptor(file), path, X_OK, AT_EACCESS | AT_EMPTY_PATH, 0];
+    // SAFETY: the path is a static string with its NUL, which the kernel only reads.
+    unsafe { raw::syscall(raw::FACCESSAT2, arguments) }.map(|_| ())
+}
+
 /// `execve(2)`. Returns only if it failed.
 #[must_use]
 pub fn execve(path: &CStr, arguments: StrList<'_>, environment: StrList<'_>) -> Errno {

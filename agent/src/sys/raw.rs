@@ -21,6 +21,7 @@ pub(super) const SCHED_SETATTR: usize = 314;
 pub(super) const SECCOMP: usize = 317;
 pub(super) const BPF: usize = 321;
 pub(super) const CLOSE_RANGE: usize = 436;
+pub(super) const FACCESSAT2: usize = 439;
 pub(super) const MOUNT_SETATTR: usize = 442;
 
 /// One system call.

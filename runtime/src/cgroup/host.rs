@@ -146,7 +146,7 @@ impl HostCgroup {
     }
 }
 
-fn pids(path: &Path) -> Vec<u32> {
+pub(super) fn pids(path: &Path) -> Vec<u32> {
     let text = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }

@@ -22,7 +22,7 @@ use nix::{
 
 use super::{
     hierarchy::{self, Hierarchy},
-    host::HostCgroup,
+    host::{self, HostCgroup},
     limits::Limits,
 };
 
@@ -35,7 +35,11 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
 /// A cgroup of ours. Dropping it removes it: its processes must be gone.
 #[derive(Debug)]
-pub(crate) struct Passing(HostCgroup);
+pub(crate) struct Passing {
+    cgroup: HostCgroup,
+    /// The folders of other callers' cgroups, as they were when this was made.
+    others: Vec<PathBuf>,
+}
 
 impl Passing {
     /// Makes a cgroup with `limits`, and removes those whose callers are gone. If this user cannot have one on this host, says why.
@@ -45,7 +49,7 @@ impl Passing {
     pub(crate) fn create(limits: &Limits) -> io::Result<Result<Self, String>> {
         let tree = Path::new(TREE);
         match Self::create_in(tree, limits, std::process::id()) {
-            Ok(cgroup) if cgroup.0.is_some() => Ok(Ok(cgroup)),
+            Ok(passing) if passing.cgroup.is_some() => Ok(Ok(passing)),
             Ok(_) => Ok(Err(format!("{} has no controllers", tree.display()))),
             Err(error) if is_not_for_us(&error) => Ok(Err(format!("{}: {error}", tree.display()))),
             Err(error) => Err(error),
@@ -63,27 +67,37 @@ impl Passing {
             CONTROLLERS.into_iter().filter(mounted).map(one).collect()
         };
         let name = PathBuf::from(format!("{PREFIX}{caller}"));
+        let mut others = Vec::new();
         for (mount, _) in &hierarchies {
-            sweep(mount);
+            others = sweep(mount);
             // Of a caller that had this process id before, and whose sandbox is gone: it is removed, not used.
             match fs::remove_dir(mount.join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        HostCgroup::create_in(hierarchies, &name, limits).map(Self)
+        let cgroup = HostCgroup::create_in(hierarchies, &name, limits)?;
+        Ok(Self { cgroup, others })
+    }
+
+    /// What is found of the sandboxes that ran when this was made: the processes of each, in the cgroup that only they are in.
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = Neighbour<'_>> {
+        self.others.iter().filter_map(|cgroup| {
+            let pid = host::pids(cgroup).into_iter().next()?;
+            Some(Neighbour { cgroup, pid })
+        })
     }
 
     /// Where a process can be born in it: with cgroups v2 only.
     pub(crate) fn cradle(&self) -> Option<OwnedFd> {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        OpenOptions::new().read(true).custom_flags(flags).open(self.0.unified()?).ok().map(OwnedFd::from)
+        OpenOptions::new().read(true).custom_flags(flags).open(self.cgroup.unified()?).ok().map(OwnedFd::from)
     }
 
     /// Moves a process in. This takes a grace period of the host's kernel, and whoever moves another one meanwhile, as KVM does, waits
     /// for the same: so it is worth doing early, and for one that was born here, too.
     pub(crate) fn take_in(&self, pid: u32) -> io::Result<()> {
-        self.0.add(pid)
+        self.cgroup.add(pid)
     }
 
     /// Removes it as soon as the process in it is gone, and does not wait for that: a child is left behind that does. The caller must
@@ -130,20 +144,39 @@ impl Passing {
 impl Drop for Passing {
     fn drop(&mut self) {
         // Where that fails, the next sandbox does it.
-        self.0.remove_empty();
+        self.cgroup.remove_empty();
     }
 }
 
-/// Removes the cgroups of callers that are gone. One with processes in it cannot be removed.
-fn sweep(tree: &Path) {
+/// A process of another caller's sandbox.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Neighbour<'a> {
+    cgroup: &'a Path,
+    pub(crate) pid: u32,
+}
+
+impl Neighbour<'_> {
+    /// Whether the process is still there. What was opened of it before is its own then, and not of one that got its number later.
+    pub(crate) fn is_there(self) -> bool {
+        host::pids(self.cgroup).contains(&self.pid)
+    }
+}
+
+/// Removes the cgroups of callers that are gone, and tells those of others. One with processes in it cannot be removed.
+fn sweep(tree: &Path) -> Vec<PathBuf> {
+    let mut others = Vec::new();
     for entry in fs::read_dir(tree).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let caller = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u32>().ok());
-        if caller.is_some_and(|caller| !Path::new("/proc").join(caller.to_string()).exists()) {
+        let Some(caller) = caller else { continue };
+        if Path::new("/proc").join(caller.to_string()).exists() {
+            others.push(entry.path());
+        } else {
             // Somebody else may be sweeping, too.
             let _ = fs::remove_dir(entry.path());
         }
     }
+    others
 }
 
 /// Whether an error means that cgroups are not this user's to make, and not that something went wrong.

@@ -168,6 +168,7 @@ impl Attempt {
                 .transpose()
                 .map_err(host("keep the terminal"))?,
             container: Some((control.into(), self.folder.create_ended()?)),
+            network: None,
         };
         let mut arguments: Vec<OsString> = vec!["--log".into(), self.folder.log_path().into()];
         arguments.extend(options.arguments.iter().cloned());

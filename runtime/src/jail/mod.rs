@@ -16,6 +16,7 @@ mod filter;
 mod landlock;
 mod limits;
 mod namespaces;
+mod network;
 mod root;
 mod view;
 
@@ -37,6 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use check::layers;
 pub(crate) use filter::{CONTAINER_SUPERVISOR, SUPERVISOR};
 pub(crate) use namespaces::in_user_namespace;
+pub(crate) use network::EmptyNetwork;
 pub(crate) use view::{Place, View};
 
 use crate::{Error, error::Kind, spec::Share};
@@ -109,6 +111,8 @@ pub(crate) enum Root {
 pub(crate) enum Network {
     /// One without any interface that is up.
     Own,
+    /// The one with this inode number, which other sandboxes are in, and which is as empty; one of its own if it was not started there.
+    Common(u64),
     /// The one it was started in: an engine has put it there.
     Keep,
 }

@@ -1,7 +1,7 @@
 //! Namespaces: a view of the host with nothing in it.
 //!
 //! Root makes them directly. An ordinary user first makes a user namespace, in which he is root, and loses that again with the
-//! capabilities. Of PID namespaces, see [`spawn`](crate::spawn): a process cannot move into one, it must be born there.
+//! capabilities. Of the network's, see [`network`]; of PID namespaces, see [`spawn`](crate::spawn): a process cannot move into one, it must be born there.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use nix::{
     unistd::{Gid, Uid},
 };
 
-use super::{Layer, LayerState, Layers, Network, refused};
+use super::{Layer, LayerState, Layers, Network, network, refused};
 use crate::{Error, error::host};
 
 const USER: &str = "user namespace";
@@ -34,18 +34,25 @@ pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Resul
         layers.in_force(USER, "with this user alone");
     }
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
-    if network == Network::Own {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
+    let form = match network {
+        Network::Common(mark) if network::is_here_and_empty(mark) => {
+            Some("without a network, other sandboxes'")
+        }
+        Network::Own | Network::Common(_) => {
+            flags |= CloneFlags::CLONE_NEWNET;
+            Some("its own, without a network")
+        }
+        Network::Keep => None,
+    };
     unshare(flags).map_err(refused("no namespaces"))?;
     // What is mounted here must not show on the host, but what the host unmounts must not stay here.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(refused("its mounts cannot be told from the host's"))?;
     layers.in_force(MOUNT, "its own");
     layers.in_force("IPC namespace", "its own");
-    match network {
-        Network::Own => layers.in_force("network namespace", "its own, without a network"),
-        Network::Keep => layers.not_granted("network namespace", "it has the container's"),
+    match form {
+        Some(form) => layers.in_force("network namespace", form),
+        None => layers.not_granted("network namespace", "it has the container's"),
     }
     Ok(true)
 }

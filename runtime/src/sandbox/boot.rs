@@ -36,7 +36,7 @@ use crate::{
     lifeline::{self, Limited, Order},
     log_file::{self, Patient},
     named_file, shares,
-    spec::Rootfs,
+    spec::{Network, Rootfs},
     timeline::{Mark, Timeline},
 };
 
@@ -84,6 +84,8 @@ pub(super) fn boot(
     if order.container {
         // An engine and hooks put its interfaces where the process is.
         jail.network = jail::Network::Keep;
+    } else if let Network::Empty(mark) = order.network {
+        jail.network = jail::Network::Common(mark);
     }
     jail.view = order.view.clone().map(|view| (view, machine.shares.clone()));
     // All that is ever needed is open, and there is one thread.

@@ -10,7 +10,7 @@ use crate::{Error, error::Kind, named_file, spec::Network};
 /// Moves this process, which has no other threads yet, to where it is to live.
 pub(super) fn enter(network: &Network) -> Result<(), Error> {
     match network {
-        Network::Callers => Ok(()),
+        Network::Callers | Network::Empty(_) => Ok(()),
         Network::New => unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|error| Error::because(Kind::Host, "cannot make a network namespace", &error)),
         Network::Path(path) => {

@@ -1,10 +1,11 @@
 //! The walls around a sandbox process, looked at from outside: of every thread, and of QEMU where it is there.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
     os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -105,6 +106,32 @@ fn of_root_has_every_wall() {
     }
     end(child);
     before.check();
+}
+
+/// The network namespaces of all sandbox processes that run.
+fn networks_of_sandboxes() -> BTreeSet<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+    let sandboxes =
+        processes.filter(|of| fs::read(of.join("comm")).is_ok_and(|name| name == b"mote-sandbox\n"));
+    sandboxes.filter_map(|of| fs::read_link(of.join("ns/net")).ok()).collect()
+}
+
+#[test]
+fn a_second_sandbox_has_the_empty_network_namespace_of_another() {
+    let (first, first_sandbox) = start(&mut mote_run(&[]));
+    let there = networks_of_sandboxes();
+    let (second, sandbox) = start(&mut mote_run(&[]));
+    let network = |pid| fs::read_link(process(pid).join("ns/net")).unwrap();
+    assert!(there.contains(&network(first_sandbox)));
+    assert!(there.contains(&network(sandbox)), "{:?} is not of {there:?}", network(sandbox));
+    // It outlives the sandbox that it was made for.
+    end(first);
+    for pid in family(sandbox) {
+        assert_apart(pid, &["mnt", "net", "ipc", "pid"]);
+        let interfaces = fs::read_to_string(process(pid).join("net/dev")).unwrap();
+        assert_eq!(interfaces.lines().filter(|line| line.contains(':')).count(), 1, "{interfaces}");
+    }
+    end(second);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
+    time::SystemTime,
 };
 
 use nix::{errno::Errno, fcntl::OFlag, libc};
@@ -14,6 +15,7 @@ use super::{
     abi::{self, Fields, Header},
     handles::Handle,
     host::{self, Result},
+    nodes::Version,
     server::{Call, Done, MAX_DATA, Server},
 };
 use crate::virtio::queue::transfer::{self, Vector};
@@ -60,11 +62,17 @@ impl Server {
     fn reply_opened(&mut self, node: u64, file: File, cache: Cache) {
         let file = Arc::new(file);
         self.nodes.opened(node, Some(&file));
+        // The guest compares size and times, too, but only of files that it reads by calls.
+        let is_as_before = cache == Cache::Auto && {
+            let version =
+                host::stat(file.as_fd()).ok().and_then(|stat| Version::at(SystemTime::now(), &stat));
+            self.nodes.is_as_before(node, version)
+        };
         let handle = self.handles.add(Handle::File { node, file });
         let flags = match cache {
             Cache::None => abi::open::DIRECT_IO | abi::open::PARALLEL_DIRECT_WRITES,
-            Cache::Auto => 0,
-            Cache::Always => abi::open::KEEP_CACHE,
+            Cache::Auto if !is_as_before => 0,
+            Cache::Auto | Cache::Always => abi::open::KEEP_CACHE,
         };
         self.reply.opened(handle, flags);
     }

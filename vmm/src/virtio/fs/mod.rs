@@ -88,7 +88,7 @@ pub enum Cache {
     /// Nothing: each read is a request. For files that change in place while they are read.
     None,
     /// Contents, for as long as size and times of the file stay as they are: the guest asks for those each time. Whatever the host
-    /// changes is seen by the next access.
+    /// changes is seen by the next access; what it changes through a mapping of its own, as soon as its kernel has changed the times.
     #[default]
     Auto,
     /// Everything. For folders that nobody but this guest changes: what others do may not be seen for a day.

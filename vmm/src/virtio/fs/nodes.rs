@@ -9,6 +9,7 @@
 //! node stands for. If not, the guest is told that its node is stale, and looks the name up again.
 
 mod find;
+mod version;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,6 +22,7 @@ use std::{
 use nix::errno::Errno;
 
 use self::find::open_same;
+pub(super) use self::version::Version;
 use super::{
     abi,
     host::{self, Result, Stat},
@@ -74,6 +76,8 @@ struct Node {
     /// The file as the guest opened it last, while it is open.
     open: Option<Arc<File>>,
     handles: usize,
+    /// How the file was when the guest opened it last.
+    version: Option<Version>,
 }
 
 /// The guest's nodes.
@@ -139,6 +143,7 @@ impl Nodes {
             removed: false,
             open: None,
             handles: 0,
+            version: None,
         };
         self.by_number.insert(number, node);
         self.by_identity.insert(identity, number);
@@ -351,6 +356,13 @@ impl Nodes {
                 node.open = Some(Arc::clone(file));
             }
         }
+    }
+
+    /// Whether a file that the guest opens has not been changed since it opened it last, so that what it remembers of it is true.
+    pub(super) fn is_as_before(&mut self, number: u64, version: Option<Version>) -> bool {
+        let Some(node) = self.by_number.get_mut(&number) else { return false };
+        let before = std::mem::replace(&mut node.version, version);
+        before.is_some() && before == version
     }
 
     /// The guest has closed a file.

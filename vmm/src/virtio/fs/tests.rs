@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use self::guest::{Body, ROOM, share, u32_at, u64_at, with_shares};
 use super::{
-    Error, Fs,
+    Cache, Error, Fs, Share,
     abi::{IN_HEADER, OUT_HEADER, ROOT, opcode},
 };
 use crate::virtio::Device;
@@ -338,6 +338,28 @@ fn a_guest_opens_even_fewer_folders() {
         assert!(opened[0].is_ok());
         assert_eq!(opened[1], Err(Errno::ENFILE));
     });
+}
+
+#[test]
+fn a_guest_keeps_what_has_not_changed_since_it_opened_it() {
+    const KEEP_CACHE: u32 = 1 << 1;
+    let host = Host::new();
+    let at_rest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let uncached = Share { cache: Cache::None, ..share(at_rest, true) };
+    with_shares(&[share(&host.shared(), false), share(at_rest, true), uncached], |guest| {
+        let mut opened = |share: &str, name: &str| {
+            let folder = guest.look_up(ROOT, share).unwrap();
+            let file = guest.look_up(folder, name).unwrap();
+            let reply = guest.ask(opcode::OPEN, file, &Body::default().zeros(8)).unwrap();
+            u32_at(&reply, 8) & KEEP_CACHE != 0
+        };
+        let manifest = [opened("1", "Cargo.toml"), opened("1", "Cargo.toml"), opened("1", "Cargo.toml")];
+        assert_eq!(manifest, [false, true, true]);
+        // Its next change might not show.
+        assert_eq!([opened("0", "file"), opened("0", "file")], [false, false], "it was just made");
+        assert_eq!([opened("2", "Cargo.toml"), opened("2", "Cargo.toml")], [false, false]);
+    });
+    host.check();
 }
 
 #[test]
