@@ -79,6 +79,7 @@ fn run_inner(
         network: in_network.map_or(Network::Callers, Network::Empty),
         terminal,
         container: false,
+        host_memory: None,
         jail_uid: spec.jail_uid,
         stop_signal: spec.process.stop_signal,
         view: None,

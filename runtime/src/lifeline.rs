@@ -44,6 +44,8 @@ pub(crate) struct Order {
     pub(crate) terminal: Terminal,
     /// It is a container: the caller leaves once it is created, and others come over the control socket.
     pub(crate) container: bool,
+    /// How much memory of the host's the container's sandbox can have, in bytes, if that is limited.
+    pub(crate) host_memory: Option<u64>,
     /// Whom the process becomes in its jail, if root starts it and it serves no files; none for a user of its own.
     pub(crate) jail_uid: Option<u32>,
     /// The signal that the guest's first process gets for a `SIGTERM`, if not that.

@@ -11,7 +11,9 @@ mod boot;
 mod clients;
 mod events;
 mod namespaces;
+mod oom;
 mod processes;
+mod ready;
 mod requests;
 mod streams;
 mod supervisor;
@@ -35,7 +37,9 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::oom::killed;
 use self::{
+    oom::Want,
     streams::Ends,
     supervisor::{Outside, Supervisor},
 };
@@ -89,7 +93,8 @@ pub fn main() -> ExitCode {
         (UnixListener::from(OwnedFd::from_raw_fd(CONTROL_FD)), File::from(OwnedFd::from_raw_fd(ENDED_FD)))
     });
     let (control, ended) = inherited.unzip();
-    let result = run(&order, &lifeline, control, null.as_ref(), &mut timeline);
+    let mut want = Want::None;
+    let result = run(&order, &lifeline, control, null.as_ref(), (&mut timeline, &mut want));
     let status = match &result {
         Ok(status) => *status,
         Err(error) => error.exit_status(),
@@ -111,6 +116,9 @@ pub fn main() -> ExitCode {
     let_go_of_streams(null.as_ref());
     // A caller that is gone does not need the report.
     let _ = lifeline::send(&mut &lifeline, &News::Report(report));
+    if let (Want::OfMemory, Some(limit)) = (want, order.host_memory) {
+        oom::take_all(limit);
+    }
     ExitCode::from(status)
 }
 
@@ -129,7 +137,7 @@ fn run(
     mut lifeline: &UnixStream,
     control: Option<UnixListener>,
     null: Option<&File>,
-    timeline: &mut Timeline,
+    (timeline, want): (&mut Timeline, &mut Want),
 ) -> Result<u8, Error> {
     // Signals first: every thread that is started later inherits that they are blocked.
     let signals = Signals::take(&[Signal::SIGWINCH])?;
@@ -156,6 +164,7 @@ fn run(
     let mut supervisor = Supervisor::new(booted, outside, timeline);
     let result = supervisor.run();
     supervisor.vm.stop();
+    *want = supervisor.want;
     let milestones = supervisor.milestones.lock().unwrap_or_else(PoisonError::into_inner);
     supervisor.timeline.marks.extend_from_slice(&milestones.marks);
     drop(milestones);

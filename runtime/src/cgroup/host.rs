@@ -1,13 +1,18 @@
 //! A cgroup of the host's, in every hierarchy that has it.
 
 use std::{
-    fs, io,
-    os::{fd::AsFd, unix::fs::FileExt},
+    fs::{self, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
+    libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use serde::{Deserialize, Serialize};
@@ -85,9 +90,11 @@ impl HostCgroup {
         !self.folders.is_empty()
     }
 
-    /// Its folder in version 2's tree.
-    pub(super) fn unified(&self) -> Option<&Path> {
-        self.folders.iter().find(|folder| folder.hierarchy.is_v2()).map(|folder| folder.path.as_path())
+    /// Where a process can be born in it: with cgroups v2 only.
+    pub(crate) fn cradle(&self) -> Option<OwnedFd> {
+        let unified = self.folders.iter().find(|folder| folder.hierarchy.is_v2())?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        OpenOptions::new().read(true).custom_flags(flags).open(&unified.path).ok().map(OwnedFd::from)
     }
 
     /// Puts a process into it.

@@ -4,12 +4,8 @@
 //! the next caller removes the cgroup, by its name, whose caller is gone.
 
 use std::{
-    fs::{self, OpenOptions},
-    io,
-    os::{
-        fd::{BorrowedFd, OwnedFd, RawFd},
-        unix::fs::OpenOptionsExt,
-    },
+    fs, io,
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -90,8 +86,7 @@ impl Passing {
 
     /// Where a process can be born in it: with cgroups v2 only.
     pub(crate) fn cradle(&self) -> Option<OwnedFd> {
-        let flags = libc::O_PATH | libc::O_DIRECTORY;
-        OpenOptions::new().read(true).custom_flags(flags).open(self.cgroup.unified()?).ok().map(OwnedFd::from)
+        self.cgroup.cradle()
     }
 
     /// Moves a process in. This takes a grace period of the host's kernel, and whoever moves another one meanwhile, as KVM does, waits

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     Error, assets,
     caller::died,
-    cgroup::{self, HostCgroup},
+    cgroup::{self, Bound, HostCgroup},
     choice::HypervisorChoice,
     control::Status,
     error::{Kind, host},
@@ -153,7 +153,8 @@ impl Attempt {
         };
         let overhead = if options.hypervisor == HypervisorChoice::Kvm { OVERHEAD } else { OVERHEAD_QEMU };
         let size = Size { memory: machine.memory, overhead };
-        self.cgroup = make_cgroup(options, spec, size)?;
+        let host_memory;
+        (self.cgroup, host_memory) = make_cgroup(options, spec, size)?;
         let socket = self.folder.short_path(CONTROL);
         // Made with its permissions, not given them: at no time can anybody else connect. This process has one thread.
         let mask = umask(Mode::from_bits_truncate(0o177));
@@ -161,7 +162,7 @@ impl Attempt {
         umask(mask);
         let control = control.map_err(host("make the control socket"))?;
         let inheritance = Inheritance {
-            cgroup: None,
+            cgroup: self.cgroup.cradle(),
             terminal: console
                 .as_ref()
                 .map(|console| console.slave.try_clone())
@@ -182,6 +183,7 @@ impl Attempt {
             network: network(spec),
             terminal,
             container: true,
+            host_memory,
             jail_uid: None,
             stop_signal: None,
             view: Some(bundle.view()?),
@@ -246,18 +248,27 @@ impl Attempt {
     }
 }
 
-fn make_cgroup(options: &CreateOptions<'_>, spec: &Spec, size: Size) -> Result<HostCgroup, Error> {
+/// The cgroup, and how much memory of the host's it lets the sandbox have, if that is limited.
+fn make_cgroup(
+    options: &CreateOptions<'_>,
+    spec: &Spec,
+    size: Size,
+) -> Result<(HostCgroup, Option<u64>), Error> {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let name = cgroup::name(path, options.systemd_cgroup, options.id.as_str())?;
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let limits = resources.map(|resources| update::host_limits(resources, size)).unwrap_or_default();
+    let memory = match limits.memory {
+        Some(Bound::AtMost(bytes)) => Some(bytes),
+        _ => None,
+    };
     match HostCgroup::create(&name, &limits) {
         Err(error) if options.rootless => {
             tracing::debug!("no host cgroup: {error}");
-            Ok(HostCgroup::default())
+            Ok((HostCgroup::default(), None))
         }
-        result => result,
+        result => result.map(|cgroup| (cgroup, memory)),
     }
 }
 

@@ -5,10 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{guest::Files, id::ContainerId, state::Container};
-use crate::{Error, control::Status, error::Kind};
-
-/// The counters in `memory.events` that stand for a process that was killed for want of memory.
-const OOM: &str = "oom_kill";
+use crate::{Error, control::Status, error::Kind, sandbox::killed};
 
 /// What a container uses at the moment, in the form that `runc events --stats` prints, with one more part: `sandbox`, what the
 /// host pays for it.
@@ -32,19 +29,14 @@ pub fn watch_oom(root: &Path, id: &ContainerId, mut event: impl FnMut(Value)) ->
     let mut files = Files::open(&container)?;
     let mut known = files.read("memory.events")?;
     loop {
-        let before = count(&known);
+        let before = killed(&known);
         // The connection ends with the sandbox.
         let Ok(now) = files.wait("memory.events", &known) else { return Ok(()) };
-        if count(&now) > before {
+        if killed(&now) > before {
             event(json!({ "type": "oom", "id": id.as_str() }));
         }
         known = now;
     }
-}
-
-fn count(events: &str) -> u64 {
-    let line = events.lines().find_map(|line| line.strip_prefix(OOM)?.strip_prefix(' '));
-    line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
 fn running(root: &Path, id: &ContainerId) -> Result<Container, Error> {
@@ -124,15 +116,4 @@ fn sandbox(container: &Container) -> Value {
         "memory": number(cgroup.read("memory", "memory.current", "memory.usage_in_bytes")),
         "cpu": number(cgroup.read("cpuacct", "-", "cpuacct.usage")).or_else(cpu_v2),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_kills_only() {
-        assert_eq!(count("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n"), 2);
-        assert_eq!(count(""), 0);
-    }
 }

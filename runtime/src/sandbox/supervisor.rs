@@ -17,16 +17,13 @@ use mote_protocol::{
     limits,
 };
 use mote_vmm::{Exit, KernelLog, Vm};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
-};
+use nix::sys::signal::Signal;
 
 use super::{
     boot::Booted,
     clients::{ClientId, Clients},
     events::{Heard, Refusal},
+    oom::Want,
     processes::{INIT, Process, Processes, Stage},
     requests::Watch,
     streams::{Endpoints, Streams},
@@ -36,7 +33,7 @@ use crate::{
     agent::Agent,
     clock,
     control::Answer,
-    error::{Kind, errno, host},
+    error::{Kind, host},
     lifeline::{self, Go, News, Order},
     program::Program,
     signals::Signals,
@@ -60,6 +57,8 @@ pub(super) enum Pending {
     Kill(Option<ClientId>),
     /// A file was to be watched.
     Watch,
+    /// Why the first process was killed.
+    Memory,
     /// Something else, and who waits for it.
     Other(ClientId),
 }
@@ -89,10 +88,12 @@ pub(super) struct Supervisor<'a> {
     pub(super) watches: Vec<Watch>,
     /// The container's processes stand still.
     pub(super) frozen: bool,
+    /// Why the first process was killed.
+    pub(super) want: Want,
     order: &'a Order,
     /// As long as the caller has to be there.
-    lifeline: Option<&'a UnixStream>,
-    signals: &'a Signals,
+    pub(super) lifeline: Option<&'a UnixStream>,
+    pub(super) signals: &'a Signals,
     terminal: Option<OwnedFd>,
     /// What the first process will be, until it is.
     program: Option<Program>,
@@ -102,7 +103,7 @@ pub(super) struct Supervisor<'a> {
     pub(super) timeline: &'a mut Timeline,
     /// What turns the guest's clock into the host's, in nanoseconds.
     guest_offset: u64,
-    agent_gone: bool,
+    pub(super) agent_gone: bool,
 }
 
 impl<'a> Supervisor<'a> {
@@ -118,6 +119,7 @@ impl<'a> Supervisor<'a> {
             clients: booted.clients,
             watches: Vec::new(),
             frozen: false,
+            want: Want::default(),
             order: outside.order,
             lifeline: Some(outside.lifeline),
             signals: outside.signals,
@@ -140,6 +142,7 @@ impl<'a> Supervisor<'a> {
             }
             if let Some(Process { stage: Stage::Ended(status), streams, .. }) = self.processes.init()
                 && streams.is_over()
+                && self.want != Want::Asked
             {
                 let status = *status;
                 self.timeline.reached(Mark::Finished);
@@ -173,40 +176,6 @@ impl<'a> Supervisor<'a> {
                 };
             }
         }
-    }
-
-    fn wait(&self) -> Result<Ready, Error> {
-        let input = PollFlags::POLLIN;
-        let agent = if self.agent.has_unsent() { input | PollFlags::POLLOUT } else { input };
-        let mut fds = vec![
-            PollFd::new(self.signals.as_fd(), input),
-            PollFd::new(self.vm.ended_fd(), input),
-            PollFd::new(self.streams.as_fd(), input),
-        ];
-        let mut add = |fd| {
-            fds.push(fd);
-            fds.len() - 1
-        };
-        // Nothing more comes from an agent that is gone, but its descriptor would stay ready.
-        let agent = (!self.agent_gone).then(|| add(PollFd::new(self.agent.as_fd(), agent)));
-        let lifeline = self.lifeline.map(|lifeline| add(PollFd::new(lifeline.as_fd(), input)));
-        let listener = self.clients.listener().map(|listener| add(PollFd::new(listener, input)));
-        let clients: Vec<(ClientId, usize)> =
-            self.clients.interests().map(|(id, fd, events)| (id, add(PollFd::new(fd, events)))).collect();
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(errno("wait for the sandbox")(error)),
-        }
-        let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok(Ready {
-            signals: ready(0),
-            ended: ready(1),
-            outputs: ready(2),
-            agent: agent.is_some_and(ready),
-            lifeline: lifeline.is_some_and(ready),
-            listener: listener.is_some_and(ready),
-            clients: clients.into_iter().filter(|(_, index)| ready(*index)).map(|(id, _)| id).collect(),
-        })
     }
 
     /// The caller sends the program, or is gone.
@@ -268,6 +237,10 @@ impl<'a> Supervisor<'a> {
             }
             (Heard::Done, Some(Pending::Other(client))) => {
                 self.clients.answer(client, &Answer::Done);
+                Ok(())
+            }
+            (event @ (Heard::File { .. } | Heard::Failed(_)), Some(Pending::Memory)) => {
+                self.heard_about_memory(&event);
                 Ok(())
             }
             (event @ (Heard::File { .. } | Heard::Failed(_)), Some(Pending::Watch)) => {
@@ -407,6 +380,7 @@ impl<'a> Supervisor<'a> {
     fn exited(&mut self, id: ProcessId, status: ExitStatus, at_ns: u64) {
         if id == INIT {
             self.timeline.add(Mark::CommandEnded, self.on_host_scale(at_ns));
+            self.ask_about_memory(status);
         }
         if let Some(process) = self.processes.get_mut(id) {
             process.stage = Stage::Ended(match status {
@@ -422,6 +396,10 @@ impl<'a> Supervisor<'a> {
         for client in waiting {
             self.clients.answer(client, &Answer::Exited { status: 128 + SIGKILL });
         }
+    }
+
+    pub(super) fn is_container_with_limited_memory(&self) -> bool {
+        self.order.container && self.order.host_memory.is_some()
     }
 
     fn on_host_scale(&self, guest_ns: u64) -> u64 {
@@ -471,15 +449,4 @@ impl<'a> Supervisor<'a> {
 /// The status of a container whose program could not be executed, after all.
 fn error_status(refusal: &Refusal) -> u8 {
     Error::new(refusal.kind(), "").exit_status()
-}
-
-/// What the main thread was woken for.
-struct Ready {
-    signals: bool,
-    ended: bool,
-    outputs: bool,
-    agent: bool,
-    lifeline: bool,
-    listener: bool,
-    clients: Vec<ClientId>,
 }

@@ -40,6 +40,45 @@ fn of_the_sandbox_process() {
 }
 
 #[test]
+fn for_want_of_memory_which_the_host_sees() {
+    adopt_orphans();
+    let before = Leftovers::before();
+    let bundle = Bundle::new("exec busybox dd if=/dev/zero of=/dev/null bs=50000000");
+    bundle.edit("\"resources\": {", "\"resources\": {\"memory\": {\"limit\": 33554432},");
+    let pid = bundle.create("c");
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let file = cgroups.lines().find_map(|line| match line.split(':').collect::<Vec<_>>()[..] {
+        ["0", "", path] => Some(format!("/sys/fs/cgroup{path}/memory.events")),
+        [_, "memory", path] => Some(format!("/sys/fs/cgroup/memory{path}/memory.oom_control")),
+        _ => None,
+    });
+    let file = file.unwrap_or_else(|| panic!("no cgroup for memory in {cgroups}"));
+    let killed = || {
+        let text = fs::read_to_string(&file).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        line.unwrap_or_else(|| panic!("{text}")).parse::<u32>().unwrap()
+    };
+    assert_eq!(killed(), 0);
+    bundle.ok(&["start", "c"]);
+    assert_eq!(reap(pid), 128 + 9);
+    assert!(killed() >= 1, "{}", fs::read_to_string(&file).unwrap());
+    assert!(bundle.ok(&["state", "c"]).contains("\"exitStatus\": 137"), "{}", bundle.ok(&["state", "c"]));
+    bundle.ok(&["delete", "c"]);
+
+    // Who is killed by somebody has memory enough.
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.edit("\"resources\": {", "\"resources\": {\"memory\": {\"limit\": 33554432},");
+    let pid = bundle.create("c");
+    bundle.ok(&["start", "c"]);
+    bundle.ok(&["kill", "c", "KILL"]);
+    assert_eq!(reap(pid), 128 + 9);
+    assert_eq!(killed(), 0);
+    bundle.ok(&["delete", "c"]);
+    drop(bundle);
+    before.check();
+}
+
+#[test]
 fn by_signals_for_the_process_that_stands_for_it() {
     adopt_orphans();
     let bundle = Bundle::new("trap 'exit 4' TERM; echo ready; while :; do sleep 0.1; done");

@@ -111,8 +111,9 @@ fn of_root_has_every_wall() {
 /// The network namespaces of all sandbox processes that run.
 fn networks_of_sandboxes() -> BTreeSet<PathBuf> {
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
-    let sandboxes =
-        processes.filter(|of| fs::read(of.join("comm")).is_ok_and(|name| name == b"mote-sandbox\n"));
+    let sandboxes = processes.filter(|of| {
+        fs::read(of.join("cmdline")).is_ok_and(|arguments| arguments.starts_with(b"mote-sandbox\0"))
+    });
     sandboxes.filter_map(|of| fs::read_link(of.join("ns/net")).ok()).collect()
 }
 

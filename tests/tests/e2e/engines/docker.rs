@@ -121,6 +121,11 @@ fn a_container_is_entered_looked_at_and_stopped() {
     docker.ok(&["kill", "one"]);
     assert_eq!(docker.ok(&["wait", "one"]), "137\n");
     docker.ok(&["rm", "one"]);
+    let hungry = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=50000000"];
+    let output = run(&mut docker.run(&["--name", "one", "--memory", "32m"], &hungry), b"");
+    assert_eq!(output.status, 137, "{output:?}");
+    assert_eq!(docker.ok(&["inspect", "--format", "{{.State.OOMKilled}}", "one"]), "true\n");
+    docker.ok(&["rm", "one"]);
     assert_eq!(docker.ok(&["ps", "--all", "--quiet"]), "");
 }
 

@@ -135,6 +135,19 @@ fn a_container_is_entered_looked_at_and_stopped() {
 }
 
 #[test]
+fn a_container_without_memory_left_is_said_to_have_none() {
+    let podman = Podman::new();
+    let hungry = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=50000000"];
+    let options = ["run", "--network", "none", "--name", "c", "--memory", "32m", IMAGE];
+    let mut command = podman.command(&[&options, hungry.as_slice()].concat());
+    let output = run(command.current_dir(podman.folder.path()), b"");
+    assert_eq!(output.status, 137, "{output:?}");
+    let known = podman.ok(&["inspect", "--format", "{{.State.OOMKilled}}", "c"]) == "true\n";
+    // The sign for it conmon leaves in its working folder, where not every podman looks.
+    assert!(known || podman.folder.path().join("oom").exists());
+}
+
+#[test]
 fn files_are_copied_and_become_an_image() {
     let podman = Podman::new();
     fs::create_dir(podman.folder.path().join("volume")).unwrap();
