@@ -22,6 +22,8 @@ pub(crate) enum BenchVerb {
     Memory(MemoryOptions),
     /// How fast bytes go in and out: vsock, standard streams, the disk, a shared folder.
     Io(IoOptions),
+    /// How long a container takes from its creation to its removal, and one more process in it.
+    Container(ContainerOptions),
 }
 
 const BOOT_HELP: &str = "\
@@ -134,6 +136,30 @@ pub(crate) struct IoOptions {
     pub(crate) hypervisor: HypervisorName,
     /// How many seconds the measurements in one machine may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContainerOptions {
+    /// How many containers, and processes in a container, are measured.
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) runs: u32,
+    /// How many go before, and are not counted.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub(crate) warm_up: u32,
+    /// The root of the containers: a folder, which is not changed.
+    #[arg(long, value_name = "FOLDER", default_value = "/")]
+    pub(crate) rootfs: PathBuf,
+    /// The program: a file in that folder that ends at once. Beside it, there has to be /bin/sleep.
+    #[arg(long, value_name = "FILE", default_value = "/bin/true")]
+    pub(crate) program: String,
+    /// What runs the machines.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) hypervisor: HypervisorName,
+    /// How many seconds each command may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) output: OutputOptions,

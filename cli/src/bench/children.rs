@@ -2,7 +2,7 @@
 //! ends them all.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus},
     sync::{
@@ -27,6 +27,35 @@ fn groups() -> MutexGuard<'static, BTreeSet<i32>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What has to be undone if this process is interrupted, in the order in which it was done.
+static UNDOINGS: Mutex<BTreeMap<u64, Box<dyn Fn() + Send>>> = Mutex::new(BTreeMap::new());
+
+fn undoings() -> MutexGuard<'static, BTreeMap<u64, Box<dyn Fn() + Send>>> {
+    UNDOINGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something that is undone when this is dropped, or when this process is interrupted, whichever comes first.
+#[derive(Debug)]
+pub(super) struct Undo(u64);
+
+impl Undo {
+    pub(super) fn new(undo: impl Fn() + Send + 'static) -> Self {
+        let mut undoings = undoings();
+        let number = undoings.last_key_value().map_or(0, |(last, _)| last + 1);
+        undoings.insert(number, Box::new(undo));
+        Self(number)
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let undo = undoings().remove(&self.0);
+        if let Some(undo) = undo {
+            undo();
+        }
+    }
+}
+
 /// What a terminal and a supervisor send to end a program.
 const INTERRUPTS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
@@ -44,6 +73,8 @@ pub(super) fn end_on_interrupt() -> anyhow::Result<()> {
             // It fails for those that have just ended.
             let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
         }
+        let left = std::mem::take(&mut *undoings());
+        left.into_values().rev().for_each(|undo| undo());
         eprintln!("mote: interrupted by {}: the results so far are discarded", signal.as_str());
         std::process::exit(128 + signal as i32);
     };
@@ -164,6 +195,20 @@ mod tests {
         drop(command);
         assert_eq!(measured.wait().unwrap().code(), Some(3));
         std::io::Read::read_to_end(&mut reader, &mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn what_is_done_is_undone_once() {
+        let undone = Arc::new(Mutex::new(Vec::new()));
+        let note = |what: &'static str| {
+            let undone = Arc::clone(&undone);
+            Undo::new(move || undone.lock().unwrap().push(what))
+        };
+        let (first, second) = (note("first"), note("second"));
+        drop(first);
+        let third = note("third");
+        drop((third, second));
+        assert_eq!(*undone.lock().unwrap(), ["first", "third", "second"]);
     }
 
     #[test]

@@ -10,12 +10,14 @@
 pub(crate) mod args;
 mod boot;
 mod children;
+mod container;
 mod host;
 mod html;
 mod io;
 mod memory;
 mod orphans;
 mod progress;
+mod scratch;
 mod stats;
 mod table;
 
@@ -32,6 +34,7 @@ pub(crate) fn bench(verb: &BenchVerb, debug: bool) -> ExitCode {
         BenchVerb::Boot(options) => boot::bench(options),
         BenchVerb::Memory(options) => memory::bench(options),
         BenchVerb::Io(options) => io::bench(options),
+        BenchVerb::Container(options) => container::bench(options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,26 +18,28 @@ use serde_json::Value;
 const LAB_MEMORY: u32 = 5120;
 
 /// What is measured for the gate: little enough for every run of all tests.
-const GATE: [&str; 4] = [
+const GATE: [&str; 5] = [
     "boot --runs 5 --warm-up 1 --cpus 1,2,8",
     "boot --runs 3 --warm-up 1 --memory 4g",
     "memory --vms 1,5",
     "io --runs 1 --size 16m --samples 500",
+    "container --runs 5",
 ];
 
 /// What is measured for people.
-const ALL: [&str; 4] = [
+const ALL: [&str; 5] = [
     "boot --runs 9 --cpus 1,2,8",
     "boot --runs 5 --memory 128m,4g",
     "memory --vms 1,10,50",
     "io --runs 3 --samples 2000",
+    "container",
 ];
 
 /// What is measured of a `mote`, and of one without walls.
 const WALLS: [&str; 2] = ["boot --runs 25 --warm-up 1", "memory --memory 64m --vms 1,5,45"];
 
 /// What is measured on this machine, through QEMU, for people without KVM.
-const HERE: [&str; 3] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1"];
+const HERE: [&str; 4] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1", "container --runs 3"];
 
 /// Measures boot times, sizes, memory and throughput in the lab.
 #[derive(Debug, Parser)]

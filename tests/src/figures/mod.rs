@@ -5,6 +5,7 @@
 
 pub mod baseline;
 mod boot;
+mod container;
 mod io;
 mod memory;
 pub mod walls;
@@ -101,6 +102,7 @@ pub fn figures(report: &Value) -> Result<Vec<Figure>, Missing> {
         Some("boot") => boot::figures(report),
         Some("memory") => memory::figures(report),
         Some("io") => io::figures(report),
+        Some("container") => container::figures(report),
         _ => Err(Missing("what it is about".into())),
     }
 }

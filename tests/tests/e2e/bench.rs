@@ -66,6 +66,20 @@ fn boot_measures_phases_and_draws_them() {
 }
 
 #[test]
+fn containers_are_measured_command_by_command() {
+    let report = json(&call(&["container", "--runs", "2", "--warm-up", "0", "--json"]));
+    let figures = figures(&report).unwrap();
+    let value = |name: &str| figures.iter().find(|figure| figure.name.ends_with(name)).unwrap().value;
+    let parts: f64 = ["create", "start", "end", "delete"].into_iter().map(value).sum();
+    assert!(value("exec") > 0.0 && parts > 0.0 && parts <= value("all of it") * 1.001, "{report}");
+    // A program that fails, and one that is not there: what was made for it goes.
+    call(&["container", "--runs", "1", "--program", "/bin/false"]).assert_failed(125, &["program failed"]);
+    call(&["container", "--runs", "1", "--program", "/bin/none"])
+        .assert_failed(125, &["mote create failed", "/bin/none"]);
+    call(&["container", "--rootfs", "/none"]).assert_failed(125, &["--rootfs /none"]);
+}
+
+#[test]
 fn boot_measures_others_beside_mote() {
     let arguments = [
         "boot",

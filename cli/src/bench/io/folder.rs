@@ -17,7 +17,7 @@ use super::{
     driver::{Driver, nanoseconds},
     report::{IoReport, Latency, Rate},
 };
-use crate::bench::{args::IoOptions, stats::Distribution};
+use crate::bench::{args::IoOptions, scratch::Scratch, stats::Distribution};
 
 /// How many folders there are, and how many files in each.
 const TREE: (u32, u32) = (10, 100);
@@ -28,7 +28,7 @@ const FOLLOW: &str = "rm -f /dev/vda; ln -s /share/big /dev/vda; \
     while read -r order; do [ \"$order\" = meter ] && break; eval \"$order\" >/dev/null 2>&1; echo $?; done";
 
 pub(super) fn measure(options: &IoOptions, report: &mut IoReport) -> anyhow::Result<()> {
-    let folder = tempfile::tempdir().context("cannot make a folder to measure")?;
+    let folder = Scratch::new()?;
     fill(folder.path(), options).context("cannot fill a folder to measure")?;
     let volume = format!("{}:/share", folder.path().display());
     let mut run = command::start(options, &["--volume", &volume], FOLLOW)?;

@@ -11,7 +11,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use super::{check, processes, report::MachineReport, weigh_family};
-use crate::bench::{args::MemoryOptions, children::Measured, io::Driver};
+use crate::bench::{args::MemoryOptions, children::Measured, io::Driver, scratch::Scratch};
 
 /// The limit of the container's memory, in bytes.
 const LIMIT: u64 = 64 << 20;
@@ -20,7 +20,7 @@ const MACHINE: u64 = 128 << 20;
 
 /// What a container's sandbox weighs that waits for input. Its program is the meter.
 pub(super) fn weigh(options: &MemoryOptions) -> anyhow::Result<MachineReport> {
-    let bundle = tempfile::tempdir().context("cannot make a bundle")?;
+    let bundle = Scratch::new()?;
     let root = bundle.path().join("rootfs");
     let program = root.join("meter");
     let config = json!({
