@@ -10,6 +10,7 @@
 mod boot;
 mod clients;
 mod events;
+mod heap;
 mod namespaces;
 mod oom;
 mod processes;
@@ -139,6 +140,7 @@ fn run(
     null: Option<&File>,
     (timeline, want): (&mut Timeline, &mut Want),
 ) -> Result<u8, Error> {
+    heap::share();
     // Signals first: every thread that is started later inherits that they are blocked.
     let signals = Signals::take(&[Signal::SIGWINCH])?;
     keep_to_ourselves();
@@ -159,6 +161,7 @@ fn run(
     // A caller that is gone is noticed soon enough.
     let _ = lifeline::send(&mut lifeline, &News::Prepared);
     let (booted, endpoints) = boot::boot(order, ends, control, lifeline)?;
+    heap::trim();
     restore.as_ref().map_or(Ok(()), Restore::set_raw)?;
     let outside = Outside { order, lifeline, endpoints, terminal, seed, signals: &signals };
     let mut supervisor = Supervisor::new(booted, outside, timeline);
