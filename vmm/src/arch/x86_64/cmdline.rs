@@ -18,13 +18,16 @@ use super::layout;
 /// one. While it boots, each of its waits for all processors costs a time slice of the host's if they share one of the host's.
 ///
 /// `swiotlb=noforce`: with more than 4 GiB, the kernel would keep and clear 64 MiB for devices that reach no further. Ours do.
+///
+/// `movable_node`: no node of ours is, but with it the kernel takes its first memory from behind itself instead of from the end, where it
+/// would be the first to touch two huge pages.
 pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
     let loglevel = if verbose { 7 } else { 1 };
     let processors = if vcpus == 1 { "" } else { " maxcpus=1" };
     format!(
         "loglevel={loglevel} earlyprintk=serial,0x3f8,115200,keep reboot=t panic=-1 no_timer_check tsc=reliable \
          rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests \
-         noreplace-smp swiotlb=noforce{processors}"
+         noreplace-smp swiotlb=noforce movable_node{processors}"
     )
 }
 
