@@ -71,9 +71,6 @@ fn run_inner(
     let cradle = cgroup.as_ref().and_then(Passing::cradle);
     let network = cgroup.as_ref().and_then(|cgroup| EmptyNetwork::of_a_neighbour(cgroup.neighbours()));
     let in_network = network.as_ref().map(EmptyNetwork::mark);
-    let inheritance =
-        Inheritance { cgroup: cradle, network: network.map(OwnedFd::from), ..Inheritance::default() };
-    let Spawned { mut child, mut lifeline } = spawn(arguments, inheritance)?;
     let order = Order {
         machine: spec.machine.clone(),
         network: in_network.map_or(Network::Callers, Network::Empty),
@@ -84,8 +81,13 @@ fn run_inner(
         stop_signal: spec.process.stop_signal,
         view: None,
     };
-    // A sandbox process that dies at once is told by its status, not by this.
-    let _ = lifeline::send(&mut &lifeline, &order);
+    let inheritance = Inheritance {
+        words: lifeline::frame(&order).map_err(host("tell the sandbox process"))?,
+        cgroup: cradle,
+        network: network.map(OwnedFd::from),
+        ..Inheritance::default()
+    };
+    let Spawned { mut child, mut lifeline } = spawn(arguments, inheritance)?;
     // Meanwhile it sets up its VM, and waits for this before the guest runs.
     if let Some(Err(error)) = cgroup.as_ref().map(|cgroup| cgroup.take_in(child.id())) {
         // Told by the end of the lifeline, it ends.

@@ -81,11 +81,18 @@ pub(crate) struct Report {
     pub(crate) timeline: Timeline,
 }
 
+/// A message as it goes over the lifeline.
+pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; size_of::<u32>()];
+    serde_json::to_writer(&mut frame, message)?;
+    let len = frame.len() - size_of::<u32>();
+    let len = u32::try_from(len).ok().filter(|len| *len <= MAX).ok_or(io::ErrorKind::InvalidInput)?;
+    frame[..size_of::<u32>()].copy_from_slice(&len.to_le_bytes());
+    Ok(frame)
+}
+
 pub(crate) fn send(stream: &mut &UnixStream, message: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
-    let len = u32::try_from(body.len()).ok().filter(|len| *len <= MAX).ok_or(io::ErrorKind::InvalidInput)?;
-    stream.write_all(&len.to_le_bytes())?;
-    stream.write_all(&body)
+    stream.write_all(&frame(message)?)
 }
 
 pub(crate) fn receive<T: DeserializeOwned>(stream: &mut &UnixStream) -> io::Result<T> {

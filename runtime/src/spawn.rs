@@ -3,7 +3,7 @@
 
 use std::{
     ffi::{CStr, CString, OsString},
-    io,
+    io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, net::UnixStream, process::ExitStatusExt},
@@ -15,6 +15,7 @@ use nix::{
     errno::Errno,
     fcntl::{FcntlArg, fcntl},
     libc,
+    sys::socket::{MsgFlags, send},
 };
 
 use crate::{
@@ -94,6 +95,8 @@ pub(crate) struct Spawned {
 pub(crate) struct Inheritance {
     /// All three of its standard streams, if they are not the caller's.
     pub(crate) terminal: Option<OwnedFd>,
+    /// What it finds in its lifeline.
+    pub(crate) words: Vec<u8>,
     /// The cgroup that it is born in, where the kernel can do that.
     pub(crate) cgroup: Option<OwnedFd>,
     /// The network namespace that it starts in, if it can.
@@ -112,7 +115,11 @@ pub const SANDBOX_NAME: &str = "mote-sandbox";
 /// # Errors
 /// No process, or arguments that no program can get.
 pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<Spawned, Error> {
-    let (lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
+    let (mut lifeline, theirs) = UnixStream::pair().map_err(host("create a socket pair"))?;
+    // Before it is there: to be woken, it would take the processor away from what its caller has to do next.
+    let words = &inheritance.words;
+    let said =
+        send(lifeline.as_raw_fd(), words, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL).unwrap_or(0);
     let mut given = vec![(OwnedFd::from(theirs), LIFELINE_FD)];
     if let Some(terminal) = inheritance.terminal {
         for stream in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
@@ -144,6 +151,8 @@ pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<
     if pid == 0 {
         become_sandbox(&pointers, &places, first_free, folder, inheritance.network.as_ref());
     }
+    // What was too long. A sandbox process that dies at once is told by its status, not by this.
+    let _ = lifeline.write_all(words.get(said..).unwrap_or_default());
     Ok(Spawned { child: Child { pid, status: None }, lifeline })
 }
 

@@ -161,8 +161,24 @@ impl Attempt {
         let control = UnixListener::bind(&socket);
         umask(mask);
         let control = control.map_err(host("make the control socket"))?;
+        let network = network(spec);
+        let order = Order {
+            machine,
+            network: network.clone(),
+            terminal,
+            container: true,
+            host_memory,
+            jail_uid: None,
+            stop_signal: None,
+            view: Some(bundle.view()?),
+        };
+        let order = lifeline::frame(&order).map_err(host("tell the sandbox process"))?;
+        let cradle = self.cgroup.cradle();
+        // One that is not born in its cgroup hears nothing before it has been moved there: until then it does nothing.
+        let waits = cradle.is_none();
         let inheritance = Inheritance {
-            cgroup: self.cgroup.cradle(),
+            words: if waits { Vec::new() } else { order.clone() },
+            cgroup: cradle,
             terminal: console
                 .as_ref()
                 .map(|console| console.slave.try_clone())
@@ -173,23 +189,14 @@ impl Attempt {
         };
         let mut arguments: Vec<OsString> = vec!["--log".into(), self.folder.log_path().into()];
         arguments.extend(options.arguments.iter().cloned());
-        let Spawned { child, lifeline } = spawn(&arguments, inheritance)?;
+        let Spawned { child, mut lifeline } = spawn(&arguments, inheritance)?;
         let child = self.child.insert(child);
         let pid = child.id();
         self.cgroup.add(pid).map_err(host("put the sandbox process into its cgroup"))?;
-
-        let order = Order {
-            machine,
-            network: network(spec),
-            terminal,
-            container: true,
-            host_memory,
-            jail_uid: None,
-            stop_signal: None,
-            view: Some(bundle.view()?),
-        };
         let told = |result: std::io::Result<()>| result.map_err(host("talk with the sandbox process"));
-        told(lifeline::send(&mut &lifeline, &order))?;
+        if waits {
+            told(lifeline.write_all(&order))?;
+        }
         // The machine boots meanwhile.
         let state = State {
             oci_version: spec.version().clone(),
@@ -217,7 +224,7 @@ impl Attempt {
             hooks::run("prestart", hooks.prestart().as_ref(), &view)?;
             hooks::run("createRuntime", hooks.create_runtime().as_ref(), &view)?;
             let create_container = hooks.create_container().as_ref();
-            match order.network {
+            match network {
                 Network::Callers => hooks::run("createContainer", create_container, &view)?,
                 _ => hooks::run_in_network("createContainer", create_container, &view)?,
             }
