@@ -122,6 +122,9 @@ pub(crate) struct IoOptions {
     /// How many round trips, and reads in random order, are measured.
     #[arg(long, value_name = "NUMBER", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub(crate) samples: u32,
+    /// How many folders `find` walks over, with 100 files each.
+    #[arg(long, value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) folders: u32,
     /// How much memory the machine has: a number with b, k, m or g; at least 32m.
     #[arg(short, long, value_name = "SIZE", default_value = "256m")]
     pub(crate) memory: MemorySize,

@@ -22,7 +22,7 @@ const GATE: [&str; 5] = [
     "boot --runs 5 --warm-up 1 --cpus 1,2,8",
     "boot --runs 3 --warm-up 1 --memory 4g",
     "memory --vms 1,5",
-    "io --runs 1 --size 16m --samples 500",
+    "io --runs 1 --size 16m --samples 500 --folders 10",
     "container --runs 5",
 ];
 
@@ -39,7 +39,8 @@ const ALL: [&str; 5] = [
 const WALLS: [&str; 2] = ["boot --runs 25 --warm-up 1", "memory --memory 64m --vms 1,5,45"];
 
 /// What is measured on this machine, through QEMU, for people without KVM.
-const HERE: [&str; 4] = ["boot --runs 5", "memory --vms 1,4", "io --runs 1", "container --runs 3"];
+const HERE: [&str; 4] =
+    ["boot --runs 5", "memory --vms 1,4", "io --runs 1 --folders 10", "container --runs 3"];
 
 /// Measures boot times, sizes, memory and throughput in the lab.
 #[derive(Debug, Parser)]

@@ -114,7 +114,8 @@ fn memory_weighs_machines() {
 
 #[test]
 fn io_measures_every_path() {
-    let report = json(&call(&["io", "--runs", "1", "--size", "2m", "--samples", "50", "--json"]));
+    let report =
+        json(&call(&["io", "--runs", "1", "--size", "2m", "--samples", "50", "--folders", "2", "--json"]));
     let figures = figures(&report).unwrap();
     assert_eq!(figures.len(), 18, "{report}");
     for figure in figures {

@@ -19,9 +19,9 @@ use super::{
 };
 use crate::bench::{args::IoOptions, scratch::Scratch, stats::Distribution};
 
-/// How many folders there are, and how many files in each.
-const TREE: (u32, u32) = (10, 100);
-const FIND: &str = "find over 1000 files";
+/// How many files there are in each folder.
+const FILES: u32 = 100;
+const FIND: &str = "find";
 const WRITE: &str = "sequential write, synced";
 /// Follows orders until one of them starts the meter.
 const FOLLOW: &str = "rm -f /dev/vda; ln -s /share/big /dev/vda; \
@@ -41,10 +41,10 @@ pub(super) fn measure(options: &IoOptions, report: &mut IoReport) -> anyhow::Res
 
 fn fill(folder: &Path, options: &IoOptions) -> std::io::Result<()> {
     write(&folder.join("big"), options)?;
-    for number in 0..TREE.0 {
+    for number in 0..options.folders {
         let below = folder.join(format!("tree/{number}"));
         fs::create_dir_all(&below)?;
-        (0..TREE.1).try_for_each(|number| fs::write(below.join(number.to_string()), ""))?;
+        (0..FILES).try_for_each(|number| fs::write(below.join(number.to_string()), ""))?;
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ fn on_host(folder: &Path, options: &IoOptions, report: &mut IoReport) -> anyhow:
         let start = Instant::now();
         let found = walk(&folder.join("tree"))?;
         finds.push(nanoseconds(start));
-        ensure!(found == TREE.0 * (TREE.1 + 1), "{found} files and folders were found");
+        ensure!(found == options.folders * (FILES + 1), "{found} files and folders were found");
     }
     report.rates.push(Rate::new("file", WRITE, "host", options.size, 1 << 20, writes)?);
     let summary = Distribution::of(finds)?.summary();

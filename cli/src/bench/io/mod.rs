@@ -47,6 +47,7 @@ pub(super) fn bench(options: &IoOptions) -> anyhow::Result<()> {
         vcpus: options.cpus,
         memory_mib: options.memory.bytes() >> 20,
         runs: options.runs,
+        files: options.folders * 100,
         rates: Vec::new(),
         latencies: Vec::new(),
     };

@@ -16,6 +16,8 @@ pub(super) struct IoReport {
     pub(super) vcpus: u8,
     pub(super) memory_mib: u64,
     pub(super) runs: u32,
+    /// What `find` walks over.
+    pub(super) files: u32,
     pub(super) rates: Vec<Rate>,
     pub(super) latencies: Vec<Latency>,
 }
@@ -95,12 +97,13 @@ impl IoReport {
             latencies.line(cells.into_iter().chain(times.map(|ns| format!("{:.4}", ms(ns)))));
         }
         format!(
-            "{}\n{} vCPU, {} MiB, {}; {} runs\n\n{}\n{}",
+            "{}\n{} vCPU, {} MiB, {}; {} runs; find over {} files\n\n{}\n{}",
             self.host.describe(),
             self.vcpus,
             self.memory_mib,
             self.hypervisor,
             self.runs,
+            self.files,
             rates.render(),
             latencies.render()
         )

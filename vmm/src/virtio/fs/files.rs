@@ -143,7 +143,7 @@ impl Server {
         fields: &mut Fields<'_>,
         vector: &mut Vector<'m>,
     ) -> Result<Done> {
-        let (handle, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
+        let (handle, offset, size) = (fields.u64()?, position(fields)?, fields.u32()?);
         let file = self.handles.file(handle, call.header.node)?.as_fd();
         let room = call.chain.writable.len().checked_sub(abi::OUT_HEADER).ok_or(Errno::EIO)?;
         let len = usize::try_from(size.min(MAX_DATA)).unwrap_or(usize::MAX).min(room);
@@ -159,7 +159,7 @@ impl Server {
         vector: &mut Vector<'m>,
     ) -> Result<Done> {
         let (handle, offset, size, write_flags) =
-            (fields.u64()?, fields.u64()?, fields.u32()?, fields.u32()?);
+            (fields.u64()?, position(fields)?, fields.u32()?, fields.u32()?);
         fields.skip(8)?;
         let flags = OFlag::from_bits_truncate(fields.u32()?.cast_signed());
         let file = self.handles.file(handle, call.header.node)?.as_fd();
@@ -242,6 +242,11 @@ impl Creation {
 
 fn host_flags(flags: u32) -> OFlag {
     OFlag::from_bits_truncate(flags.cast_signed()) & FLAGS
+}
+
+/// A position in a file: none is so large that a transfer that begins there could not be counted.
+fn position(fields: &mut Fields<'_>) -> Result<u64> {
+    signed(fields.u64()?).map(i64::cast_unsigned)
 }
 
 fn signed(offset: u64) -> Result<i64> {

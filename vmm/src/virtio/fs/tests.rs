@@ -341,6 +341,27 @@ fn a_guest_opens_even_fewer_folders() {
 }
 
 #[test]
+fn no_position_is_beyond_what_files_have() {
+    let host = Host::new();
+    with_shares(&[share(&host.shared(), false)], |guest| {
+        let root = guest.look_up(ROOT, "0").unwrap();
+        let file = guest.look_up(root, "file").unwrap();
+        let handle = guest.open(file, libc::O_RDWR).unwrap();
+        let append = libc::O_APPEND.cast_unsigned();
+        let mut write = |position: u64| {
+            let body = Body::default().u64(handle).u64(position).u32(4).zeros(12).u32(append).zeros(4);
+            guest.ask(opcode::WRITE, file, &body.bytes(b"more")).map(|reply| u32_at(&reply, 0))
+        };
+        // Where is not asked of what is appended, but counted from.
+        assert_eq!(write(i64::MAX as u64), Ok(4));
+        assert_eq!([write(u64::MAX), write(1 << 63)], [Err(Errno::EINVAL); 2]);
+        assert_eq!(guest.read(file, handle, u64::MAX), Err(Errno::EINVAL));
+        assert_eq!(fs::read_to_string(host.shared().join("file")).unwrap(), "contentsmore");
+    });
+    host.check();
+}
+
+#[test]
 fn a_guest_keeps_what_has_not_changed_since_it_opened_it() {
     const KEEP_CACHE: u32 = 1 << 1;
     let host = Host::new();
