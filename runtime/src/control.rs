@@ -32,14 +32,13 @@ use mote_protocol::WindowSize;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Failure;
+pub(crate) use crate::frame::LENGTH;
+use crate::{error::Failure, frame};
 
 /// The longest message, in bytes: a program of full length, as JSON.
 pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 /// How many descriptors a message can have with it: standard streams.
 pub(crate) const MAX_DESCRIPTORS: usize = 3;
-/// The length that stands before a message.
-pub(crate) const LENGTH: usize = 4;
 
 /// What a command asks of a sandbox process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,12 +142,7 @@ pub(crate) enum Answer {
 
 /// A message as it travels.
 pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; LENGTH];
-    serde_json::to_writer(&mut bytes, message)?;
-    let len = bytes.len() - LENGTH;
-    let len = u32::try_from(len).ok().filter(|_| len <= MAX_MESSAGE).ok_or(io::ErrorKind::InvalidInput)?;
-    bytes[..LENGTH].copy_from_slice(&len.to_le_bytes());
-    Ok(bytes)
+    frame::frame(message, MAX_MESSAGE)
 }
 
 /// A connection to a sandbox process.

@@ -34,6 +34,7 @@ mod clock;
 pub mod container;
 mod control;
 mod error;
+mod frame;
 mod identity;
 mod jail;
 mod lifeline;

@@ -22,13 +22,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     error::Failure,
+    frame,
     jail::View,
     spec::{Machine, Network, Terminal},
     timeline::Timeline,
 };
 
 /// The longest message: a spec with all that a command line can hold.
-const MAX: u32 = 16 << 20;
+const MAX: usize = 16 << 20;
 
 /// The caller has set the sandbox process's limits: the guest may run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,12 +84,7 @@ pub(crate) struct Report {
 
 /// A message as it goes over the lifeline.
 pub(crate) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut frame = vec![0; size_of::<u32>()];
-    serde_json::to_writer(&mut frame, message)?;
-    let len = frame.len() - size_of::<u32>();
-    let len = u32::try_from(len).ok().filter(|len| *len <= MAX).ok_or(io::ErrorKind::InvalidInput)?;
-    frame[..size_of::<u32>()].copy_from_slice(&len.to_le_bytes());
-    Ok(frame)
+    frame::frame(message, MAX)
 }
 
 pub(crate) fn send(stream: &mut &UnixStream, message: &impl Serialize) -> io::Result<()> {
@@ -99,7 +95,7 @@ pub(crate) fn receive<T: DeserializeOwned>(stream: &mut &UnixStream) -> io::Resu
     let mut len = [0; 4];
     stream.read_exact(&mut len)?;
     let len = u32::from_le_bytes(len);
-    if len > MAX {
+    if usize::try_from(len).unwrap_or(usize::MAX) > MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = Vec::new();

@@ -94,8 +94,9 @@ pub fn main() -> ExitCode {
         (UnixListener::from(OwnedFd::from_raw_fd(CONTROL_FD)), File::from(OwnedFd::from_raw_fd(ENDED_FD)))
     });
     let (control, ended) = inherited.unzip();
-    let mut want = Want::None;
-    let result = run(&order, &lifeline, control, null.as_ref(), (&mut timeline, &mut want));
+    let result = run(&order, &lifeline, control, null.as_ref(), &mut timeline);
+    let out_of_memory = matches!(result, Ok((_, Want::OfMemory)));
+    let result = result.map(|(status, _)| status);
     let status = match &result {
         Ok(status) => *status,
         Err(error) => error.exit_status(),
@@ -117,7 +118,7 @@ pub fn main() -> ExitCode {
     let_go_of_streams(null.as_ref());
     // A caller that is gone does not need the report.
     let _ = lifeline::send(&mut &lifeline, &News::Report(report));
-    if let (Want::OfMemory, Some(limit)) = (want, order.host_memory) {
+    if let Some(limit) = order.host_memory.filter(|_| out_of_memory) {
         oom::take_all(limit);
     }
     ExitCode::from(status)
@@ -138,8 +139,8 @@ fn run(
     mut lifeline: &UnixStream,
     control: Option<UnixListener>,
     null: Option<&File>,
-    (timeline, want): (&mut Timeline, &mut Want),
-) -> Result<u8, Error> {
+    timeline: &mut Timeline,
+) -> Result<(u8, Want), Error> {
     heap::share();
     // Signals first: every thread that is started later inherits that they are blocked.
     let signals = Signals::take(&[Signal::SIGWINCH])?;
@@ -165,9 +166,8 @@ fn run(
     restore.as_ref().map_or(Ok(()), Restore::set_raw)?;
     let outside = Outside { order, lifeline, endpoints, terminal, seed, signals: &signals };
     let mut supervisor = Supervisor::new(booted, outside, timeline);
-    let result = supervisor.run();
+    let result = supervisor.run().map(|status| (status, supervisor.want));
     supervisor.vm.stop();
-    *want = supervisor.want;
     let milestones = supervisor.milestones.lock().unwrap_or_else(PoisonError::into_inner);
     supervisor.timeline.marks.extend_from_slice(&milestones.marks);
     drop(milestones);

@@ -40,7 +40,8 @@ pub(super) fn exec<K: Kernel>(
     refuse(search(kernel, name, folders, passed, attempt), "execve")
 }
 
-/// Finds out before the gate whether a program is there and can be executed, as far as that can be told, and how far it has to be looked for.
+/// Finds out before the gate whether a program is there and can be executed, as far as that can be told, and in which folder of `path` the
+/// search begins that executes it.
 pub(super) fn check<'p, K: Kernel>(kernel: &mut K, name: &CStr, path: &'p CStr) -> Result<Passed<'p>, Fault> {
     let (mut found, mut tried) = (false, 0);
     let attempt = |kernel: &mut K, path: &CStr| match kernel.check_executable(path) {

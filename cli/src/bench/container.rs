@@ -28,7 +28,7 @@ use super::{
     host::Host,
     print_json, progress,
     scratch::Scratch,
-    stats::{Distribution, Summary, ms},
+    stats::{Distribution, Summary, ms, nanoseconds},
     table::Table,
 };
 
@@ -124,17 +124,17 @@ impl Containers {
     fn live(&self) -> anyhow::Result<[u64; 5]> {
         let begin = Instant::now();
         let pid = self.create()?;
-        let created = since(begin);
+        let created = nanoseconds(begin);
         self.caller.call(&["start", ID])?;
-        let started = since(begin);
+        let started = nanoseconds(begin);
         let status = waitpid(pid, None).context("cannot wait for the container")?;
         ensure!(
             matches!(status, WaitStatus::Exited(_, 0)),
             "the program failed in the container: {status:?}"
         );
-        let ended = since(begin);
+        let ended = nanoseconds(begin);
         self.caller.call(&["delete", ID])?;
-        let all = since(begin);
+        let all = nanoseconds(begin);
         Ok([created, started - created, ended - started, all - ended, all])
     }
 
@@ -147,7 +147,7 @@ impl Containers {
             let begin = Instant::now();
             self.caller.call(&["exec", ID, &options.program])?;
             if number >= options.warm_up {
-                times.push(since(begin));
+                times.push(nanoseconds(begin));
                 done();
             }
         }
@@ -197,10 +197,6 @@ fn said(mut words: File) -> String {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
-}
-
-fn since(begin: Instant) -> u64 {
-    u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Serialize)]

@@ -1,5 +1,7 @@
 //! Distributions of durations, and what is said of them.
 
+use std::time::Instant;
+
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -65,6 +67,11 @@ impl Distribution {
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
+}
+
+/// The nanoseconds that have passed.
+pub(crate) fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// MiB a second, for `bytes` in `ns` nanoseconds.

@@ -155,6 +155,7 @@ impl Attempt {
         let size = Size { memory: machine.memory, overhead };
         let host_memory;
         (self.cgroup, host_memory) = make_cgroup(options, spec, size)?;
+        self.folder.write_cgroup(&self.cgroup)?;
         let socket = self.folder.short_path(CONTROL);
         // Made with its permissions, not given them: at no time can anybody else connect. This process has one thread.
         let mask = umask(Mode::from_bits_truncate(0o177));
@@ -175,9 +176,9 @@ impl Attempt {
         let order = lifeline::frame(&order).map_err(host("tell the sandbox process"))?;
         let cradle = self.cgroup.cradle();
         // One that is not born in its cgroup hears nothing before it has been moved there: until then it does nothing.
-        let waits = cradle.is_none();
+        let (words, later) = if cradle.is_some() { (order, Vec::new()) } else { (Vec::new(), order) };
         let inheritance = Inheritance {
-            words: if waits { Vec::new() } else { order.clone() },
+            words,
             cgroup: cradle,
             terminal: console
                 .as_ref()
@@ -194,9 +195,7 @@ impl Attempt {
         let pid = child.id();
         self.cgroup.add(pid).map_err(host("put the sandbox process into its cgroup"))?;
         let told = |result: std::io::Result<()>| result.map_err(host("talk with the sandbox process"));
-        if waits {
-            told(lifeline.write_all(&order))?;
-        }
+        told(lifeline.write_all(&later))?;
         // The machine boots meanwhile.
         let state = State {
             oci_version: spec.version().clone(),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ROOT/ID/state.json   what create has made of it; written once, whole
+//!         cgroup       that of the host's which create has made, for whoever clears up after one that was killed before it wrote the state
 //!         control      the sandbox process's socket
 //!         ended        written by the sandbox process as its last deed
 //!         log          what the sandbox process logs
@@ -31,6 +32,8 @@ use super::id::ContainerId;
 use crate::{Error, error::Kind};
 
 const STATE: &str = "state.json";
+/// Where `create` notes which cgroup it has made.
+const CGROUP: &str = "cgroup";
 /// The name of the control socket in the folder.
 pub(super) const CONTROL: &str = "control";
 /// Where a sandbox process leaves how it ended.
@@ -135,6 +138,19 @@ impl Folder {
     /// The container's state; none while `create` has not come so far, or if it died before.
     pub(super) fn read_state<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
         self.read(STATE)
+    }
+
+    /// Notes a cgroup that is this container's alone.
+    pub(super) fn write_cgroup(&self, cgroup: &impl Serialize) -> Result<(), Error> {
+        let path = self.path.join(CGROUP);
+        let written =
+            serde_json::to_vec(cgroup).map_err(io::Error::from).and_then(|bytes| fs::write(&path, bytes));
+        written.map_err(|error| cannot("write", &path, &error))
+    }
+
+    /// The cgroup that was noted, if `create` came to do that.
+    pub(super) fn read_cgroup<T: DeserializeOwned>(&self) -> Option<T> {
+        self.read(CGROUP).ok().flatten()
     }
 
     /// The file that a sandbox process writes its end to.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error,
+    cgroup::HostCgroup,
     control::{Ask, Status},
     error::Kind,
     oci,
@@ -112,14 +113,14 @@ pub fn delete(root: &Path, id: &ContainerId, force: bool) -> Result<(), Error> {
     }
     let state: State = match folder.read_state() {
         Ok(Some(state)) => state,
-        // What a `create` has left that was killed.
-        Ok(None) if force => return folder.remove(),
-        Ok(None) => return Err(folder::does_not_exist()),
-        Err(error) if force => {
-            tracing::warn!("{error}");
+        Ok(None) if !force => return Err(folder::does_not_exist()),
+        Err(error) if !force => return Err(error),
+        // What a `create` has left that was killed, or whatever has become of the state.
+        unreadable => {
+            unreadable.err().inspect(|error| tracing::warn!("{error}"));
+            folder.read_cgroup::<HostCgroup>().unwrap_or_default().remove();
             return folder.remove();
         }
-        Err(error) => return Err(error),
     };
     let container = Container { folder, state };
     match container.status() {

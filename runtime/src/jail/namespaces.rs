@@ -1,7 +1,8 @@
 //! Namespaces: a view of the host with nothing in it.
 //!
 //! Root makes them directly. An ordinary user first makes a user namespace, in which he is root, and loses that again with the
-//! capabilities. Of the network's, see [`network`]; of PID namespaces, see [`spawn`](crate::spawn): a process cannot move into one, it must be born there.
+//! capabilities. Of the network's, see [`network`]; of PID namespaces, see [`spawn`](crate::spawn): a process cannot move into one, it must
+//! be born there.
 
 use std::fs;
 
@@ -36,7 +37,7 @@ pub(super) fn enter(network: Network, admin: bool, layers: &mut Layers) -> Resul
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
     let form = match network {
         Network::Common(mark) if network::is_here_and_empty(mark) => {
-            Some("without a network, other sandboxes'")
+            Some("without a network, in common with other sandboxes")
         }
         Network::Own | Network::Common(_) => {
             flags |= CloneFlags::CLONE_NEWNET;

@@ -3,7 +3,8 @@
 //! To have a namespace of its own for nothing costs the host 190 KiB and a millisecond a sandbox. It is empty, no sandbox process can put
 //! anything into it, and the filters allow none of the calls by which two in it could meet. So the first makes it, those that come find it
 //! at one that runs, and it goes with the last: it has no name, and nothing has to be removed. Containers have their own, where engines put
-//! interfaces, and so has an ordinary user's sandbox, which is root in a user namespace that nobody else is in.
+//! interfaces; so has a sandbox with QEMU, whose own filter allows sockets, and an ordinary user's, which is root in a user namespace that
+//! nobody else is in.
 //!
 //! **Callers:** `mote run` finds it; the jail looks whether the process is there, and that it is empty.
 //!
@@ -38,7 +39,8 @@ impl EmptyNetwork {
         let ours = fs::metadata(OURS).ok()?.ino();
         neighbours.into_iter().find_map(|neighbour| {
             let found = Self::of(neighbour.pid).filter(|found| found.mark != ours)?;
-            (is_jailed(neighbour.pid) && neighbour.is_there()).then_some(found)
+            let runs_the_vm = is_jailed(neighbour.pid) && has_no_children(neighbour.pid);
+            (runs_the_vm && neighbour.is_there()).then_some(found)
         })
     }
 
@@ -65,6 +67,12 @@ fn is_jailed(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
     value("Uid:").is_some_and(|uid| uid != "0") && value("Seccomp:") == Some("2")
+}
+
+/// Whether a process has started no other, as one with QEMU has. Once it is in its jail, it starts none.
+fn has_no_children(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+        .is_ok_and(|children| children.trim().is_empty())
 }
 
 /// Whether the calling process is in the namespace with this inode number, and nothing is there but a loopback interface.
@@ -103,6 +111,20 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!is_jailed(child.id()), "it is gone");
+    }
+
+    #[test]
+    fn who_has_started_another_process_is_known() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        assert!(has_no_children(child.id()));
+        let me = std::process::id();
+        let mine = std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|thread| {
+            std::fs::read_to_string(thread.path().join("children")).is_ok_and(|list| !list.trim().is_empty())
+        });
+        assert!(mine, "{me} has a child");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!has_no_children(child.id()), "it is gone");
     }
 
     #[test]

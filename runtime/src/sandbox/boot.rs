@@ -84,7 +84,9 @@ pub(super) fn boot(
     if order.container {
         // An engine and hooks put its interfaces where the process is.
         jail.network = jail::Network::Keep;
-    } else if let Network::Empty(mark) = order.network {
+    } else if let Network::Empty(mark) = order.network
+        && !jail.starts_a_program()
+    {
         jail.network = jail::Network::Common(mark);
     }
     jail.view = order.view.clone().map(|view| (view, machine.shares.clone()));

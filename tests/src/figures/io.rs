@@ -53,10 +53,7 @@ pub(super) fn figures(report: &Value) -> Result<Vec<Figure>, Missing> {
     }
     for which in FOLDER_LATENCIES {
         let value = of(&report["latencies"], which, "median_ns")? / 1e6;
-        let mut name = format!("{}, {}", which.0, which.1);
-        if which.1 == "find" {
-            name += &format!(" over {} files", report["files"].as_u64().unwrap_or(0));
-        }
+        let name = format!("{}, {}", which.0, which.1);
         figures.push(Figure { kind: Kind::Shown, ..Figure::new(name, value, "ms", Limit::Less) });
     }
     Ok(figures)

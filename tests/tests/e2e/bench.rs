@@ -146,6 +146,30 @@ fn others_that_fail_are_told() {
 }
 
 #[test]
+fn an_interrupt_takes_a_container_away() {
+    let before = Leftovers::before();
+    let folder = temporary();
+    let mut child = bench(&["container", "--hypervisor", &hypervisor(), "--runs", "1000000"])
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = collect(child.stderr.take());
+    let scratch = || fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path());
+    while !scratch().any(|path| path.join("state/bench/control").exists()) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(shell_status(wait(&mut child)), 130);
+    let words = String::from_utf8(received(&stderr)).unwrap();
+    assert!(words.contains("interrupted"), "{words}");
+    assert_eq!(scratch().count(), 0);
+    before.check();
+}
+
+#[test]
 fn an_interrupt_ends_everything() {
     let before = Leftovers::before();
     let folder = temporary();

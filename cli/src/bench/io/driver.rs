@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use mote_protocol::meter::{Order, Task};
 
+use crate::bench::stats::nanoseconds;
+
 /// A meter, over whatever leads to it.
 pub(in crate::bench) struct Driver<R, W> {
     from_guest: R,
@@ -132,10 +134,6 @@ impl<R: Read, W: Write> Driver<R, W> {
         let total_ns = self.answer().context("no times of the disk")?;
         Ok(Reads { total_ns, each_ns: self.samples(count)? })
     }
-}
-
-pub(super) fn nanoseconds(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -14,10 +14,14 @@ use anyhow::{Context, ensure};
 
 use super::{
     command,
-    driver::{Driver, nanoseconds},
+    driver::Driver,
     report::{IoReport, Latency, Rate},
 };
-use crate::bench::{args::IoOptions, scratch::Scratch, stats::Distribution};
+use crate::bench::{
+    args::IoOptions,
+    scratch::Scratch,
+    stats::{Distribution, nanoseconds},
+};
 
 /// How many files there are in each folder.
 const FILES: u32 = 100;

@@ -29,11 +29,17 @@ use mote_protocol::meter::{MAX_SAMPLES, Order};
 
 pub(super) use self::driver::Driver;
 use self::{
-    driver::{Transfer, nanoseconds},
+    driver::Transfer,
     machine::Machine,
     report::{IoReport, Latency, Rate},
 };
-use super::{args::IoOptions, children::Deadline, host::Host, print_json, progress, stats::Distribution};
+use super::{
+    args::IoOptions,
+    children::Deadline,
+    host::Host,
+    print_json, progress,
+    stats::{Distribution, nanoseconds},
+};
 
 /// The length of a read at random.
 const RANDOM_CALL: u32 = 4096;
