@@ -27,11 +27,8 @@ struct Arguments {
 
 /// What the linker calls the ends of the kernel's text.
 const TEXT: (&str, &str) = ("_text", "_etext");
-/// Tables of what is patched: their ends, and the size of an entry. Each entry begins with the distance from itself to its place.
-const TABLES: [(&str, &str, usize); 2] = [
-    ("__start_static_call_sites", "__stop_static_call_sites", 8),
-    ("__alt_instructions", "__alt_instructions_end", 14),
-];
+/// The table of what is patched: its ends, and the size of an entry, which begins with the distance from itself to its place.
+const PATCHED: (&str, &str, usize) = ("__alt_instructions", "__alt_instructions_end", 14);
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -100,16 +97,13 @@ fn run(arguments: &Arguments, symbols: &Symbols) -> anyhow::Result<Vec<u64>> {
 
 /// The places that the kernel patches while it boots.
 fn patched(vmlinux: &[u8], symbols: &Symbols) -> anyhow::Result<Vec<u64>> {
-    let mut places = Vec::new();
-    for (start, end, size) in TABLES {
-        for entry in (symbols.address(start)?..symbols.address(end)?).step_by(size) {
-            let bytes = offset(vmlinux, entry).and_then(|at| vmlinux.get(at..at + 4)?.try_into().ok());
-            let distance =
-                i32::from_le_bytes(bytes.context("a table that lies outside of the kernel's file")?);
-            places.push(entry.wrapping_add_signed(distance.into()));
-        }
-    }
-    Ok(places)
+    let (start, end, size) = PATCHED;
+    let place = |entry: u64| {
+        let bytes = offset(vmlinux, entry).and_then(|at| vmlinux.get(at..at + 4)?.try_into().ok());
+        let distance = i32::from_le_bytes(bytes.context("a table that lies outside of the kernel's file")?);
+        Ok(entry.wrapping_add_signed(distance.into()))
+    };
+    (symbols.address(start)?..symbols.address(end)?).step_by(size).map(place).collect()
 }
 
 /// Where an ELF file has what is loaded to this address.
