@@ -22,9 +22,6 @@ const LAB_FAILED: u8 = 125;
 #[derive(Parser)]
 #[command(name = "lab", version)]
 struct Arguments {
-    /// Number of CPUs; they take turns on one host thread
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: u32,
     /// Memory, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1600, value_parser = clap::value_parser!(u32).range(256..))]
     memory: u32,
@@ -78,7 +75,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     if interactive && !io::stdin().is_terminal() {
         return Err(Error::NoTerminal.into());
     }
-    let mut lab = Lab::new()?.cpus(arguments.cpus).memory(arguments.memory);
+    let mut lab = Lab::new()?.memory(arguments.memory);
     lab = match arguments.timeout {
         Some(0) => lab.timeout(None),
         Some(seconds) => lab.timeout(Duration::from_secs(seconds)),

@@ -38,7 +38,6 @@ const ESCAPE: u8 = 0x1d;
 /// A machine to run.
 pub(crate) struct Machine<'a> {
     pub(crate) kernel: &'a Path,
-    pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
     /// Addresses whose code is written to a file when it runs for the first time: see [`Lab::log_code`](super::Lab::log_code).
     pub(crate) log_code: Option<&'a (RangeInclusive<u64>, PathBuf)>,
@@ -101,7 +100,7 @@ impl Machine<'_> {
         command
             .args(["-M", "microvm,acpi=off", "-accel", "tcg", "-icount", "shift=0,sleep=off"])
             .args(["-cpu", "EPYC,+svm", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .args(["-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()])
+            .args(["-m", &self.memory_mib.to_string()])
             .arg("-chardev")
             .arg(format!("file,id=console,path={}", path_of(console)))
             .args(["-serial", "chardev:console", "-chardev", "stdio,id=command,signal=off"])

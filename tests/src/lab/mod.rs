@@ -75,7 +75,6 @@ pub struct Outcome {
 #[derive(Debug, Clone)]
 pub struct Lab {
     kernel: Kernel,
-    cpus: u32,
     memory_mib: u32,
     log_code: Option<(RangeInclusive<u64>, PathBuf)>,
     timeout: Option<Duration>,
@@ -97,7 +96,6 @@ impl Lab {
     pub fn new() -> Result<Self> {
         Ok(Self {
             kernel: Kernel::locate()?,
-            cpus: 1,
             memory_mib: MEMORY_MIB,
             log_code: None,
             timeout: Some(TIMEOUT),
@@ -107,13 +105,6 @@ impl Lab {
             environment: Vec::new(),
             outputs: Vec::new(),
         })
-    }
-
-    /// The number of L1's CPUs, at least 1.
-    #[must_use]
-    pub fn cpus(mut self, count: u32) -> Self {
-        self.cpus = count.max(1);
-        self
     }
 
     /// L1's memory in MiB. Everything that is put into L1 takes its room from it.
@@ -236,7 +227,6 @@ impl Lab {
         self.check_memory(initrd.len())?;
         let machine = Machine {
             kernel: &self.kernel.vmlinux,
-            cpus: self.cpus,
             memory_mib: self.memory_mib,
             log_code: self.log_code.as_ref(),
         };
