@@ -18,7 +18,8 @@ pub fn load_kernel(
     cmdline: &str,
     vcpus: u8,
 ) -> Result<u64, Error> {
-    arch::load(memory, &Checks(memory), kernel, path, initrd, cmdline, vcpus).map(|entry| entry.0)
+    let processors = arch::Processors { vcpus, irq_lines: 6 };
+    arch::load(memory, &Checks(memory), kernel, path, initrd, cmdline, processors).map(|entry| entry.0)
 }
 
 /// Maps nothing, and panics where mapping would reach out of the guest's memory.

@@ -7,6 +7,7 @@ use std::{
 
 use vm_superio::{Serial, Trigger, serial::NoEvents};
 
+use super::io_apic::IoApic;
 use crate::{KernelLog, LogSink, arch::layout, virtio::mmio::MmioDevice};
 
 /// The first serial port's registers.
@@ -26,25 +27,31 @@ impl Trigger for NoInterrupt {
 /// The devices by address. Reads of what is not there give all ones, writes to it are dropped, as on a PC.
 pub(super) struct Bus {
     windows: Vec<Arc<MmioDevice>>,
+    io_apic: Arc<IoApic>,
     serial: Mutex<Serial<NoInterrupt, NoEvents, LogSink>>,
 }
 
 impl Bus {
     /// `windows` in the order of their addresses.
-    pub(super) fn new(windows: Vec<Arc<MmioDevice>>, log: &KernelLog) -> Self {
-        Self { windows, serial: Mutex::new(Serial::new(NoInterrupt, log.sink())) }
+    pub(super) fn new(windows: Vec<Arc<MmioDevice>>, io_apic: Arc<IoApic>, log: &KernelLog) -> Self {
+        Self { windows, io_apic, serial: Mutex::new(Serial::new(NoInterrupt, log.sink())) }
     }
 
     pub(super) fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        match self.window(address) {
-            Some((device, offset)) => device.read(offset, data),
-            None => data.fill(0xff),
+        if let Some((device, offset)) = self.window(address) {
+            device.read(offset, data);
+        } else if let Some(offset) = io_apic_offset(address) {
+            self.io_apic.read(offset, data);
+        } else {
+            data.fill(0xff);
         }
     }
 
     pub(super) fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.window(address) {
             device.write(offset, data);
+        } else if let Some(offset) = io_apic_offset(address) {
+            self.io_apic.write(offset, data);
         }
     }
 
@@ -67,6 +74,10 @@ impl Bus {
         let index = usize::try_from(offset / layout::MMIO_WINDOW).ok()?;
         Some((self.windows.get(index)?, offset % layout::MMIO_WINDOW))
     }
+}
+
+fn io_apic_offset(address: u64) -> Option<u64> {
+    address.checked_sub(layout::IO_APIC.into()).filter(|offset| *offset < layout::IO_APIC_WINDOW)
 }
 
 fn serial_register(port: u16) -> Option<u8> {

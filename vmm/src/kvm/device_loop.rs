@@ -15,14 +15,16 @@ use crate::{
 
 /// Its deepest call is a device that gathers descriptors: 64 KiB would do.
 const STACK: usize = 256 * 1024;
+/// One event for each write to an event descriptor, with nothing to be read: that saves a system call for every notification.
+const EACH_WRITE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
 /// How many ready descriptors are taken at a time.
 const BATCH: usize = 16;
 
 struct Source {
     device: Arc<MmioDevice>,
     wake: Wake,
-    /// The event descriptor that the guest's notifications arrive at; none for the device's own.
-    kick: Option<EventFd>,
+    /// The event descriptor that the guest's notifications arrive at, which is never read; none for the device's own.
+    _kick: Option<EventFd>,
 }
 
 pub(super) struct DeviceLoop {
@@ -46,8 +48,8 @@ impl DeviceLoop {
     ) -> Result<(), Error> {
         // SAFETY: the eventfd is open and owned by `sources`, which lives as long as the epoll instance.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(kick.as_raw_fd()) };
-        self.watch(fd)?;
-        self.sources.push(Source { device, wake: Wake::Queue(queue), kick: Some(kick) });
+        self.watch(fd, EACH_WRITE)?;
+        self.sources.push(Source { device, wake: Wake::Queue(queue), _kick: Some(kick) });
         Ok(())
     }
 
@@ -58,18 +60,19 @@ impl DeviceLoop {
         let deferred = EventFd::new(flags.bits()).map_err(host("create an event descriptor"))?;
         device.defer_to(deferred.try_clone().map_err(host("create an event descriptor"))?);
         // SAFETY: the eventfd is open and owned by `sources`, which lives as long as the epoll instance.
-        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(deferred.as_raw_fd()) })?;
-        self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, kick: Some(deferred) });
-        let watched = device.with_device(|inner| inner.event_fd().map(|fd| self.watch(fd)));
+        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(deferred.as_raw_fd()) }, EACH_WRITE)?;
+        self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, _kick: Some(deferred) });
+        let watched =
+            device.with_device(|inner| inner.event_fd().map(|fd| self.watch(fd, EpollFlags::EPOLLIN)));
         if let Some(result) = watched {
             result?;
-            self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, kick: None });
+            self.sources.push(Source { device: Arc::clone(device), wake: Wake::Events, _kick: None });
         }
         Ok(())
     }
 
-    fn watch(&self, fd: std::os::fd::BorrowedFd<'_>) -> Result<(), Error> {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.sources.len() as u64);
+    fn watch(&self, fd: std::os::fd::BorrowedFd<'_>, flags: EpollFlags) -> Result<(), Error> {
+        let event = EpollEvent::new(flags, self.sources.len() as u64);
         self.epoll.add(fd, event).map_err(|e| host("watch a descriptor")(e.into()))
     }
 
@@ -84,7 +87,7 @@ impl DeviceLoop {
             .map_err(host("create an event descriptor"))?;
         let stopped = stop.try_clone().map_err(host("create an event descriptor"))?;
         // SAFETY: the eventfd is open, and moves into the thread together with the epoll instance.
-        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(stopped.as_raw_fd()) })?;
+        self.watch(unsafe { std::os::fd::BorrowedFd::borrow_raw(stopped.as_raw_fd()) }, EpollFlags::EPOLLIN)?;
         let thread = std::thread::Builder::new()
             .name(name.into())
             .stack_size(STACK)
@@ -124,10 +127,6 @@ impl DeviceLoop {
             for event in &events[..ready] {
                 let index = usize::try_from(event.data()).unwrap_or(usize::MAX);
                 let Some(source) = self.sources.get(index) else { return };
-                if let Some(kick) = &source.kick {
-                    // Nothing to read means that someone else took the notification: nothing is lost.
-                    let _ = kick.read();
-                }
                 source.device.process(source.wake);
             }
         }

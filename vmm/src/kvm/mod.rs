@@ -7,35 +7,35 @@
 //! first thread that sees the end of the VM records it; stopping makes every vCPU leave `KVM_RUN` and joins all threads,
 //! and only then is guest memory unmapped.
 
+mod attached;
 mod bus;
 mod device_loop;
 mod ending;
 mod gate;
+mod io_apic;
 mod memory;
 pub mod probe;
 mod statistics;
+mod threads;
 mod vcpu;
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    thread::JoinHandle,
 };
 
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Cap, IoEventAddress, VmFd};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
 use vm_memory::{GuestMemory, GuestMemoryRegion};
-use vmm_sys_util::eventfd::EventFd;
 
 use self::{
-    bus::Bus, device_loop::DeviceLoop, ending::Ending, gate::Gate, memory::GuestRam, statistics::Statistics,
-    vcpu::VcpuThread,
+    attached::Attached, bus::Bus, device_loop::DeviceLoop, ending::Ending, gate::Gate, io_apic::IoApic,
+    memory::GuestRam, statistics::Statistics, threads::Threads, vcpu::VcpuThread,
 };
 use crate::{
     Config, Error, Exit, Hypervisor, Milestone, Vm,
     arch::{self, layout},
     seccomp::{self, Filter},
-    virtio::mmio::{MmioDevice, QUEUE_NOTIFY_OFFSET},
 };
 
 /// The version of KVM's interface; it has not changed since Linux 2.6.22.
@@ -85,41 +85,68 @@ impl Hypervisor for Kvm {
         cmdline.push(' ');
         cmdline.push_str(&config.cmdline);
 
+        let irq_lines = layout::irq_lines(config.devices.len()).ok_or_else(|| {
+            Error::Kvm("give each device an interrupt line", std::io::Error::other("all are in use"))
+        })?;
+        let io_apic = Arc::new(IoApic::new(irq_lines));
+
         let ram = GuestRam::new(config.memory)?;
         config.milestones.reached(Milestone::MemoryReady);
         let (kernel, path) = (&mut config.kernel, &config.kernel_path);
-        let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, config.vcpus)?;
+        let processors = arch::Processors { vcpus: config.vcpus, irq_lines };
+        let entry = arch::load(ram.memory(), &ram, kernel, path, config.initrd, &cmdline, processors)?;
         config.milestones.reached(Milestone::KernelLoaded);
-        // KVM gives each VM a helper thread and moves it to this process's cgroup, for which the host's kernel waits for a grace period
-        // of RCU: up to three of its timer ticks, but none if it has just waited for one. Whoever moves this process to a cgroup has
-        // made it do that, and the wait passes while memory is being filled: so the VM comes as late as it can.
-        let vm = kvm.create_vm().map_err(failed("create a VM"))?;
-        config.milestones.reached(Milestone::VmCreated);
-        map_memory(&vm, &ram)?;
-        vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
-        vm.create_irq_chip().map_err(failed("create the interrupt controllers"))?;
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("read the CPUID leaves"))?;
 
         let mut devices = Vec::new();
         let mut device_loops = vec![("devices", &seccomp::DEVICES, DeviceLoop::new()?)];
-        for (index, mut device) in (0u32..).zip(config.devices) {
+        for (number, mut device) in (0..).zip(config.devices) {
             device.prepare().map_err(host("start a device's threads"))?;
             if device.needs_own_thread() {
                 let mut own = DeviceLoop::new()?;
                 let (name, kind) = (device.name(), seccomp::of_device(device.device_type(), false));
-                devices.push(attach(&vm, &ram, index, device, &mut own)?);
+                devices.push(Attached::new(number, device, &io_apic, &ram, &mut own)?);
                 device_loops.push((name, kind, own));
             } else {
-                devices.push(attach(&vm, &ram, index, device, &mut device_loops[0].2)?);
+                devices.push(Attached::new(number, device, &io_apic, &ram, &mut device_loops[0].2)?);
             }
         }
 
         let ending = Arc::new(Ending::new().map_err(host("create an event descriptor"))?);
         let on_halt = Arc::clone(&ending);
         config.log.on_halt(Box::new(move || on_halt.record(Exit::PowerOff)));
-        let bus = Arc::new(Bus::new(devices, &config.log));
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(failed("read the CPUID leaves"))?;
+        let windows = devices.iter().map(|attached| Arc::clone(&attached.device)).collect();
+        let bus = Arc::new(Bus::new(windows, Arc::clone(&io_apic), &config.log));
+
+        let mut threads = Threads { ending, vcpus: Vec::new(), device_loops: Vec::new() };
+        // From here on, dropping `threads` ends those that are there: they are let in, and find the end recorded.
+        let gate = Gate::new();
+        let opened = gate.keeper();
+        for (name, kind, device_loop) in device_loops {
+            let filter = Filter::compile(kind, config.seccomp)?;
+            threads.device_loops.push(device_loop.spawn(name, filter, Arc::clone(&gate))?);
+        }
+        let filter = Arc::new(Filter::compile(&seccomp::VCPU, config.seccomp)?);
+        for index in 0..config.vcpus {
+            let (bus, ending) = (Arc::clone(&bus), Arc::clone(&threads.ending));
+            threads.vcpus.push(VcpuThread::spawn(index, bus, ending, Arc::clone(&filter), &gate)?);
+        }
+
+        // KVM gives each VM a helper thread and moves it to this process's cgroup, for which the host's kernel waits for a grace period
+        // of RCU: up to three of its timer ticks, but none if it has just waited for one. Whoever moves this process to a cgroup has
+        // made it do that, and the wait passes while memory is being filled: so the VM comes as late as it can, and the threads restrict
+        // themselves meanwhile.
+        let vm = Arc::new(kvm.create_vm().map_err(failed("create a VM"))?);
+        config.milestones.reached(Milestone::VmCreated);
+        map_memory(&vm, &ram)?;
+        vm.set_tss_address(layout::KVM_TSS).map_err(failed("set the TSS address"))?;
+        create_local_apics(&vm)?;
+        io_apic.connect(Arc::clone(&vm));
+        for attached in devices {
+            attached.bind(&vm)?;
+        }
 
         let mut vcpus = Vec::new();
         for index in 0..config.vcpus {
@@ -135,37 +162,27 @@ impl Hypervisor for Kvm {
             }
             vcpus.push(fd);
         }
-
         // Costs a few system calls, so only for those who look.
         let counts = tracing::enabled!(tracing::Level::DEBUG).then(|| Statistics::of(&vm, &vcpus));
-        let mut running = KvmVm {
-            _vm: vm,
-            ram,
-            ending,
-            log: config.log,
-            vcpus: Vec::new(),
-            device_loops: Vec::new(),
-            counts,
-        };
-        // From here on, dropping `running` ends the threads that are there: they are let in, and find the end recorded.
-        let gate = Gate::new();
-        let opened = gate.keeper();
-        let threads = device_loops.len() + vcpus.len();
-        for (name, kind, device_loop) in device_loops {
-            let filter = Filter::compile(kind, config.seccomp)?;
-            running.device_loops.push(device_loop.spawn(name, filter, Arc::clone(&gate))?);
+        for (thread, fd) in threads.vcpus.iter().zip(vcpus) {
+            thread.give(fd);
         }
-        let filter = Arc::new(Filter::compile(&seccomp::VCPU, config.seccomp)?);
-        for (index, fd) in (0u8..).zip(vcpus) {
-            let (bus, ending) = (Arc::clone(&bus), Arc::clone(&running.ending));
-            running.vcpus.push(VcpuThread::spawn(index, fd, bus, ending, Arc::clone(&filter), &gate)?);
-        }
-        gate.wait_for(threads)?;
+        gate.wait_for(threads.device_loops.len() + threads.vcpus.len())?;
         (config.before_entry)()?;
         config.milestones.reached(Milestone::FirstEntry);
         opened.open();
-        Ok(Box::new(running))
+        Ok(Box::new(KvmVm { threads, _vm: vm, ram, log: config.log, counts }))
     }
+}
+
+/// Has KVM be the local APICs, and leave the I/O APIC to us. There is no other interrupt controller.
+fn create_local_apics(vm: &VmFd) -> Result<(), Error> {
+    if !vm.check_extension(Cap::SignalMsi) {
+        return Err(Error::Kvm("send interrupts", std::io::ErrorKind::Unsupported.into()));
+    }
+    // How many routes are kept for lines of ours that are level-triggered: none.
+    let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..kvm_enable_cap::default() };
+    vm.enable_cap(&split).map_err(failed("create the interrupt controllers"))
 }
 
 fn map_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
@@ -184,51 +201,11 @@ fn map_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts a device into its window: its queues' notifications and its interrupt go through event descriptors in the kernel.
-fn attach(
-    vm: &VmFd,
-    ram: &GuestRam,
-    index: u32,
-    device: Box<dyn crate::virtio::Device>,
-    device_loop: &mut DeviceLoop,
-) -> Result<Arc<MmioDevice>, Error> {
-    let irq = layout::FIRST_IRQ + index;
-    if irq >= layout::IRQ_LINES.into() {
-        return Err(Error::Kvm(
-            "give a device an interrupt line",
-            std::io::Error::other("all lines are in use"),
-        ));
-    }
-    if !vm.check_extension(Cap::Ioeventfd) || !vm.check_extension(Cap::Irqfd) {
-        return Err(Error::Kvm("bind event descriptors", std::io::ErrorKind::Unsupported.into()));
-    }
-    let nonblocking =
-        nix::sys::eventfd::EfdFlags::EFD_NONBLOCK.bits() | nix::sys::eventfd::EfdFlags::EFD_CLOEXEC.bits();
-    let interrupt = EventFd::new(nonblocking).map_err(host("create an event descriptor"))?;
-    vm.register_irqfd(&interrupt, irq).map_err(failed("bind an interrupt"))?;
-    let queues = device.queue_sizes().len();
-    let device = MmioDevice::new(device, ram.memory().clone(), interrupt)
-        .map_err(|error| Error::Kvm("set up a device", std::io::Error::other(error)))?;
-    let window = layout::MMIO_START + u64::from(index) * layout::MMIO_WINDOW;
-    for queue in 0..queues {
-        let kick = EventFd::new(nonblocking).map_err(host("create an event descriptor"))?;
-        let number = u32::try_from(queue)
-            .map_err(|_| Error::Kvm("bind a queue", std::io::ErrorKind::Unsupported.into()))?;
-        vm.register_ioevent(&kick, &IoEventAddress::Mmio(window + QUEUE_NOTIFY_OFFSET), number)
-            .map_err(failed("bind a queue"))?;
-        device_loop.add_queue(Arc::clone(&device), queue, kick)?;
-    }
-    device_loop.add_events(&device)?;
-    Ok(device)
-}
-
 /// A VM that runs. The order of the fields is the order in which they go: KVM's own view of the memory before the memory.
 struct KvmVm {
-    vcpus: Vec<VcpuThread>,
-    device_loops: Vec<(EventFd, JoinHandle<()>)>,
-    _vm: VmFd,
+    threads: Threads,
+    _vm: Arc<VmFd>,
     ram: GuestRam,
-    ending: Arc<Ending>,
     log: crate::KernelLog,
     /// Logged once, when the VM stops.
     counts: Option<Statistics>,
@@ -236,11 +213,11 @@ struct KvmVm {
 
 impl Vm for KvmVm {
     fn ended_fd(&self) -> BorrowedFd<'_> {
-        self.ending.as_fd()
+        self.threads.ending.as_fd()
     }
 
     fn wait(&mut self) -> Exit {
-        let exit = self.ending.wait();
+        let exit = self.threads.ending.wait();
         self.stop();
         match exit {
             // A restart and a panic end in a triple fault as well; the kernel's words tell them apart.
@@ -253,18 +230,7 @@ impl Vm for KvmVm {
         if let Some(counts) = self.counts.take() {
             counts.log();
         }
-        self.ending.record(Exit::Stopped);
-        for vcpu in &self.vcpus {
-            vcpu.kick();
-        }
-        for vcpu in self.vcpus.drain(..) {
-            vcpu.join();
-        }
-        for (stop, thread) in self.device_loops.drain(..) {
-            // Both fail only if the thread is gone already.
-            let _ = stop.write(1);
-            let _ = thread.join();
-        }
+        self.threads.stop();
     }
 }
 

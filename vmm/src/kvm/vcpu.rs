@@ -32,15 +32,19 @@ struct RunStructure(Option<NonNull<kvm_run>>);
 // SAFETY: the pointer is only dereferenced under the lock that holds this value, and is taken out before the mapping goes.
 unsafe impl Send for RunStructure {}
 
+/// What a thread gets once there is a VM.
+type Given = Arc<Mutex<Option<VcpuFd>>>;
+
 pub(super) struct VcpuThread {
     thread: JoinHandle<()>,
+    vcpu: Given,
     run: Arc<Mutex<RunStructure>>,
 }
 
 impl VcpuThread {
+    /// Starts the thread, which installs `filter` and waits at `gate`. It must be [given](Self::give) its vCPU before the gate opens.
     pub(super) fn spawn(
         index: u8,
-        mut fd: VcpuFd,
         bus: Arc<Bus>,
         ending: Arc<Ending>,
         filter: Arc<Filter>,
@@ -50,20 +54,31 @@ impl VcpuThread {
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, so it is async-signal-safe; the signal is not used for anything else.
         unsafe { sigaction(KICK, &action) }.map_err(|e| host("install a signal handler")(e.into()))?;
-        let run = Arc::new(Mutex::new(RunStructure(Some(NonNull::from(fd.get_kvm_run())))));
-        let shared = Arc::clone(&run);
+        let (vcpu, run) = (Given::default(), Arc::new(Mutex::new(RunStructure(None))));
+        let (given, shared) = (Arc::clone(&vcpu), Arc::clone(&run));
         let gate = Arc::clone(gate);
         let thread = std::thread::Builder::new()
             .name(format!("vcpu{index}"))
             .stack_size(STACK)
             .spawn(move || {
                 let entered = gate.arrive(filter.install().map_err(Error::from));
-                let exit = if entered { run_until_end(&mut fd, &bus, &ending) } else { Exit::Stopped };
+                let mut vcpu = given.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let exit = match &mut vcpu {
+                    Some(fd) if entered => run_until_end(fd, &bus, &ending),
+                    _ => Exit::Stopped,
+                };
                 shared.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
                 ending.record(exit);
             })
             .map_err(host("start a vCPU thread"))?;
-        Ok(Self { thread, run })
+        Ok(Self { thread, vcpu, run })
+    }
+
+    /// Gives the thread the vCPU that it is to run.
+    pub(super) fn give(&self, mut vcpu: VcpuFd) {
+        let run = NonNull::from(vcpu.get_kvm_run());
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).0 = Some(run);
+        *self.vcpu.lock().unwrap_or_else(PoisonError::into_inner) = Some(vcpu);
     }
 
     /// Makes the thread leave `KVM_RUN`. The end must be recorded before, or the thread goes on.

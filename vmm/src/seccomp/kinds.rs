@@ -41,6 +41,12 @@ pub const COMMON: &[Allowed] = &[
 /// `KVM_RUN`, `_IO(0xae, 0x80)` of `linux/kvm.h`.
 const KVM_RUN: u32 = 0xae80;
 
+/// `KVM_SIGNAL_MSI`, `_IOW(0xae, 0xa5, struct kvm_msi)`.
+const KVM_SIGNAL_MSI: u32 = 0x4020_aea5;
+
+/// What a device under KVM interrupts its guest with.
+const INTERRUPTS: &[Allowed] = &[allow_when(libc::SYS_ioctl, &[Argument::is(1, KVM_SIGNAL_MSI)])];
+
 /// A vCPU: runs the guest, answers its register accesses. A reset of a device drops what the device held.
 pub static VCPU: Kind = Kind {
     name: "vCPU",
@@ -73,7 +79,7 @@ const DEVICE: &[Allowed] = &[
 ];
 
 /// The device loop under KVM.
-pub static DEVICES: Kind = Kind { name: "device", lists: &[COMMON, DEVICE] };
+pub static DEVICES: Kind = Kind { name: "device", lists: &[COMMON, DEVICE, INTERRUPTS] };
 
 /// A device behind QEMU. Its messages come over a socket, with descriptors: guest memory, to be mapped.
 pub static VHOST_USER: Kind = Kind {
@@ -124,6 +130,7 @@ pub static FILE_SERVER: Kind = Kind {
     lists: &[
         COMMON,
         FILES,
+        INTERRUPTS,
         &[
             allow(libc::SYS_epoll_wait), // wait for the guest
             allow(libc::SYS_read),       // event descriptors

@@ -5,17 +5,14 @@
 //! ends. Devices touch nothing before that.
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT, desc::split::Descriptor};
-use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Address, GuestAddress, VolatileSlice};
 
 use crate::Memory;
 
 pub(super) mod transfer;
+mod walk;
 
 use transfer::Vector;
-
-/// The flags and the index at the start of a ring, and an entry of the available ring, in bytes (VIRTIO 1.2, 2.7.6).
-const RING_HEADER: u64 = 4;
-const RING_ENTRY: u64 = 2;
 
 /// What a driver did wrong.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +22,7 @@ pub enum Error {
     Ring(#[source] virtio_queue::Error),
     /// The available ring does not lie in guest memory as a whole.
     #[error("available ring reaches outside of guest memory")]
-    NoEntry,
+    NoRing,
     /// A chain has a cycle, is longer than the queue, or has an index out of range or an indirect table where none may be.
     #[error("descriptor chain {0} does not end")]
     Unterminated(u16),
@@ -94,7 +91,7 @@ impl Segments {
             let len = (part.len - skip).min(left);
             // Both cannot fail: the whole part was found in one region when the chain was taken, and regions never go.
             if let Some(address) = part.address.checked_add(skip as u64)
-                && let Ok(slice) = memory.get_slice(address, len)
+                && let Some(slice) = walk::slice(memory, address, len)
             {
                 visit(slice);
             }
@@ -186,30 +183,14 @@ impl<'a> VirtQueue<'a> {
     /// # Errors
     /// The driver broke the rules; the queue must not be used again before a reset.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Error> {
-        let longest = self.queue.size();
-        let next = self.queue.next_avail();
-        let mut available = self.queue.iter(self.memory).map_err(Error::Ring)?;
-        let Some(descriptors) = available.next() else { return self.none_at(next) };
+        let Some(head) = walk::next_head(self.queue, self.memory)? else { return Ok(false) };
         chain.readable.clear();
         chain.writable.clear();
-        chain.head = descriptors.head_index();
-        let mut terminated = false;
-        // No chain is longer than the queue (2.7.5.2, 2.7.5.3.1), though an indirect table could hold 65535 descriptors.
-        for descriptor in descriptors.take(longest.into()) {
-            // The iterator stops in silence at whatever is wrong; a last descriptor that promises another one tells.
-            terminated = !descriptor.has_next();
-            push_checked(chain, descriptor, self.memory)?;
-        }
-        if terminated { Ok(true) } else { Err(Error::Unterminated(chain.head)) }
-    }
-
-    /// Why no chain was taken at `next`: an entry that cannot be read must not look like one that is not there yet, or a device
-    /// would wait for it without ever sleeping. Returns `false` if there is none yet.
-    fn none_at(&self, next: u16) -> Result<bool, Error> {
-        let offset = RING_HEADER + RING_ENTRY * u64::from(next % self.queue.size());
-        let entry = GuestAddress(self.queue.avail_ring()).checked_add(offset).ok_or(Error::NoEntry)?;
-        <GuestMemoryMmap<()> as GuestMemory>::get_slice(self.memory, entry, 2).map_err(|_| Error::NoEntry)?;
-        Ok(false)
+        chain.head = head;
+        walk::chain(self.queue, self.memory, head, |descriptor| {
+            push_checked(chain, descriptor, self.memory)
+        })?;
+        Ok(true)
     }
 
     /// Puts the chain that was taken last back, to be taken again. Called once for each of the chains taken last that were
@@ -260,7 +241,7 @@ fn push_checked(chain: &mut Chain, descriptor: Descriptor, memory: &Memory) -> R
     let out_of_memory = || Error::OutOfMemory { head: chain.head, address: address.raw_value(), len };
     let bytes = usize::try_from(len).map_err(|_| out_of_memory())?;
     // One region must hold the whole descriptor: `get_slice` refuses ends, holes and wrap-around.
-    <GuestMemoryMmap<()> as GuestMemory>::get_slice(memory, address, bytes).map_err(|_| out_of_memory())?;
+    walk::slice(memory, address, bytes).ok_or_else(out_of_memory)?;
     if descriptor.is_write_only() {
         chain.writable.push(address, bytes);
     } else if chain.writable.parts.is_empty() {

@@ -34,5 +34,5 @@ pub(crate) fn base_cmdline(verbose: bool, vcpus: u8) -> String {
 /// How the kernel finds the virtio-mmio device in window `index`.
 pub(crate) fn virtio_mmio_option(index: u32) -> String {
     let address = layout::MMIO_START + u64::from(index) * layout::MMIO_WINDOW;
-    format!("virtio_mmio.device=4K@{address:#x}:{}", layout::FIRST_IRQ + index)
+    format!("virtio_mmio.device=4K@{address:#x}:{}", u32::from(layout::FIRST_IRQ) + index)
 }

@@ -18,7 +18,7 @@ use std::{
 use linux_loader::elf;
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryRegion};
 
-use super::{layout, mptable, tables};
+use super::{Processors, layout, mptable, tables};
 use crate::{Error, Memory};
 
 const PAGE: u64 = 4096;
@@ -175,7 +175,7 @@ pub(crate) fn load(
     path: &Path,
     initrd: &[u8],
     cmdline: &str,
-    vcpus: u8,
+    processors: Processors,
 ) -> Result<GuestAddress, Error> {
     let too_small = |_| Error::DoesNotFit;
     let headers = check_kernel(kernel, path)?;
@@ -199,7 +199,7 @@ pub(crate) fn load(
     tables::write_boot_params(memory, initrd_at, initrd_len, cmdline.len()).map_err(too_small)?;
     tables::write_page_tables(memory).map_err(too_small)?;
     tables::write_gdt(memory).map_err(too_small)?;
-    mptable::write(memory, vcpus).map_err(too_small)?;
+    mptable::write(memory, processors).map_err(too_small)?;
     Ok(GuestAddress(headers.entry))
 }
 

@@ -10,6 +10,8 @@
 //! 0x0009_fc00  MP table, where the kernel looks for it: the last KiB of base memory
 //! 0x0010_0000  RAM: the kernel where its ELF headers say, the initial ramdisk at the end of low RAM if it is large
 //! 0xd000_0000  virtio-mmio windows, 4 KiB each; nothing is RAM from here to 4 GiB
+//! 0xfec0_0000  I/O APIC
+//! 0xfee0_0000  local APICs, which are KVM's
 //! 0x1_0000_0000  the RAM that does not fit below
 //! ```
 
@@ -37,9 +39,21 @@ pub(crate) const ABOVE_4G: u64 = 1 << 32;
 /// Three pages that KVM on Intel needs for itself, in the hole.
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 /// The first interrupt line of the virtio devices; the ones below belong to the PC's own devices.
-pub(crate) const FIRST_IRQ: u32 = 5;
-/// How many interrupt lines the I/O APIC has.
-pub(crate) const IRQ_LINES: u8 = 24;
+pub(crate) const FIRST_IRQ: u8 = 5;
+/// The I/O ports that take notifications of the virtio devices' queues: one for each device, four bytes wide.
+pub(crate) const NOTIFY_PORTS: u16 = 0x600;
+pub(crate) const NOTIFY_PORT_BYTES: u16 = 4;
+/// How many interrupt lines the I/O APIC has at most.
+pub(crate) const MAX_IRQ_LINES: u8 = 24;
+/// The I/O APIC's registers.
+pub(crate) const IO_APIC: u32 = 0xfec0_0000;
+pub(crate) const IO_APIC_WINDOW: u64 = 0x400;
+
+/// How many interrupt lines the I/O APIC has in a machine with so many devices. None if that is too many.
+pub(crate) fn irq_lines(devices: usize) -> Option<u8> {
+    let lines = u8::try_from(devices).ok()?.checked_add(FIRST_IRQ)?;
+    (lines <= MAX_IRQ_LINES).then_some(lines)
+}
 
 /// The RAM ranges of a guest with `memory` bytes: start and length in bytes.
 pub(crate) fn ram_ranges(memory: u64) -> Vec<(u64, u64)> {

@@ -12,5 +12,6 @@ mod vcpu;
 pub(crate) use cmdline::{base_cmdline, virtio_mmio_option};
 pub(crate) use cpuid::for_vcpu as cpuid_for_vcpu;
 pub(crate) use kernel::{MapFile, check_kernel, load};
+pub(crate) use mptable::Processors;
 pub(crate) use system_calls::system_call_name;
 pub(crate) use vcpu::{boot_msrs, enable_extended_state, enter_kernel};

@@ -8,7 +8,6 @@ use crate::Memory;
 
 const SPEC_1_4: u8 = 4;
 const LOCAL_APIC: u32 = 0xfee0_0000;
-const IO_APIC: u32 = 0xfec0_0000;
 /// Version of both APICs.
 const APIC_VERSION: u8 = 0x14;
 const FLOATING_POINTER_LEN: u64 = 16;
@@ -24,16 +23,24 @@ const LOCAL_INTERRUPT: u8 = 4;
 /// Kinds of interrupts (4.3.4).
 const INT: u8 = 0;
 const NMI: u8 = 1;
-const EXT_INT: u8 = 3;
+
+/// What the table tells of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Processors {
+    /// At most 32.
+    pub(crate) vcpus: u8,
+    /// Of the I/O APIC.
+    pub(crate) irq_lines: u8,
+}
 
 /// Writes the floating pointer and the configuration table right behind it.
-pub(super) fn write(memory: &Memory, vcpus: u8) -> Result<(), GuestMemoryError> {
+pub(super) fn write(memory: &Memory, processors: Processors) -> Result<(), GuestMemoryError> {
     let table_at = layout::MP_TABLE.0 + FLOATING_POINTER_LEN;
     // The last KiB below 640 KiB, so below 4 GiB.
     #[allow(clippy::cast_possible_truncation)]
     let pointer = floating_pointer(table_at as u32);
     memory.write_slice(&pointer, layout::MP_TABLE)?;
-    memory.write_slice(&configuration_table(vcpus), GuestAddress(table_at))
+    memory.write_slice(&configuration_table(processors), GuestAddress(table_at))
 }
 
 fn floating_pointer(table_at: u32) -> [u8; 16] {
@@ -46,7 +53,8 @@ fn floating_pointer(table_at: u32) -> [u8; 16] {
     bytes
 }
 
-fn configuration_table(vcpus: u8) -> Vec<u8> {
+fn configuration_table(processors: Processors) -> Vec<u8> {
+    let Processors { vcpus, irq_lines } = processors;
     let io_apic_id = vcpus;
     let mut entries = Vec::new();
     let mut count: u16 = 0;
@@ -64,12 +72,11 @@ fn configuration_table(vcpus: u8) -> Vec<u8> {
     }
     add(&[BUS, 0, b'I', b'S', b'A', b' ', b' ', b' ']);
     let mut io_apic = [IO_APIC_ENTRY, io_apic_id, APIC_VERSION, 1, 0, 0, 0, 0];
-    io_apic[4..].copy_from_slice(&IO_APIC.to_le_bytes());
+    io_apic[4..].copy_from_slice(&layout::IO_APIC.to_le_bytes());
     add(&io_apic);
-    for line in 0..layout::IRQ_LINES {
+    for line in 0..irq_lines {
         add(&[IO_INTERRUPT, INT, 0, 0, 0, line, io_apic_id, line]);
     }
-    add(&[LOCAL_INTERRUPT, EXT_INT, 0, 0, 0, 0, 0, 0]);
     add(&[LOCAL_INTERRUPT, NMI, 0, 0, 0, 0, 0xff, 1]);
 
     let mut table = vec![0u8; HEADER_LEN];
@@ -100,7 +107,7 @@ mod tests {
     #[test]
     fn sums_are_zero_and_everything_fits() {
         for vcpus in [1, 2, 32] {
-            let table = configuration_table(vcpus);
+            let table = configuration_table(Processors { vcpus, irq_lines: layout::MAX_IRQ_LINES });
             assert_eq!(checksum(&table), 0);
             assert_eq!(usize::from(u16::from_le_bytes([table[4], table[5]])), table.len());
             let room = 0xa_0000 - layout::MP_TABLE.0 - FLOATING_POINTER_LEN;
@@ -111,7 +118,7 @@ mod tests {
 
     #[test]
     fn lists_every_processor_once() {
-        let table = configuration_table(3);
+        let table = configuration_table(Processors { vcpus: 3, irq_lines: 7 });
         let processors: Vec<_> =
             table[HEADER_LEN..HEADER_LEN + 60].chunks(20).map(|p| (p[0], p[1], p[3])).collect();
         assert_eq!(processors, [(PROCESSOR, 0, 3), (PROCESSOR, 1, 1), (PROCESSOR, 2, 1)]);

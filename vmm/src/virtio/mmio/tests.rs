@@ -48,7 +48,7 @@ fn memory() -> Memory {
 }
 
 fn window(probe: Probe) -> Arc<MmioDevice> {
-    MmioDevice::new(Box::new(probe), memory(), EventFd::new(libc_nonblock()).unwrap()).unwrap()
+    MmioDevice::new(Box::new(probe), memory(), Box::new(EventFd::new(libc_nonblock()).unwrap()), 0).unwrap()
 }
 
 fn libc_nonblock() -> i32 {

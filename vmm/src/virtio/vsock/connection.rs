@@ -50,6 +50,8 @@ pub(super) struct Connection {
     answered: bool,
     /// The guest asked for its credit.
     update_wanted: bool,
+    /// The last read filled all that was offered: the next one may, too.
+    pub(super) flows: bool,
     /// The guest's bytes cannot be written any more, and it gets none either.
     broken: bool,
     /// Is in the list of those that have something for the guest.
@@ -71,8 +73,8 @@ impl Connection {
         let incoming = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         let (reads, writes, interest) = match direction {
             Direction::Input => (true, false, incoming),
-            Direction::Output => (false, true, EpollFlags::EPOLLOUT),
-            Direction::Both => (true, true, incoming | EpollFlags::EPOLLOUT),
+            Direction::Output => (false, true, EpollFlags::empty()),
+            Direction::Both => (true, true, incoming),
         };
         let watch = Arc::new(Watch::new(descriptor?, epoll, interest, key.token())?);
         let side = |wanted: bool| wanted.then(|| Side { watch: Arc::clone(&watch), ready: true });
@@ -91,6 +93,7 @@ impl Connection {
             told_done: 0,
             answered: false,
             update_wanted: false,
+            flows: false,
             broken: false,
             queued: false,
         })
@@ -161,6 +164,7 @@ impl Connection {
             && let Some(output) = &mut self.output
         {
             output.ready = true;
+            output.watch.want_room(false);
         }
         self.flush();
         self.settle()
@@ -247,14 +251,16 @@ impl Connection {
     /// Reads for the guest. Returns how many bytes; zero if it must wait for more, or there are no more.
     pub(super) fn read(&mut self, into: &Vector<'_>) -> usize {
         let Some(input) = &mut self.input else { return 0 };
-        match input.read(into) {
+        let count = match input.read(into) {
             Transfer::Done(count) => count,
             Transfer::Later => 0,
             Transfer::Over => {
                 self.input = None;
                 0
             }
-        }
+        };
+        self.flows = count == into.len();
+        count
     }
 
     /// The header of a packet with `len` bytes of payload, which counts as sent.
@@ -291,7 +297,7 @@ impl Connection {
     }
 
     fn owes_credit(&self) -> bool {
-        self.guest_done & shutdown::SEND == 0 && self.granted.update_due()
+        self.guest_done & shutdown::SEND == 0 && self.granted.update_due(self.peer.buf_alloc())
     }
 
     /// Any packet tells the guest its credit.
@@ -341,7 +347,11 @@ impl Side {
         if let Err(error) = &result {
             report_loss(error);
         }
-        self.outcome(result)
+        let outcome = self.outcome(result);
+        if matches!(outcome, Transfer::Later) {
+            self.watch.want_room(true);
+        }
+        outcome
     }
 
     fn outcome(&mut self, result: io::Result<usize>) -> Transfer {

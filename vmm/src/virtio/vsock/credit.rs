@@ -46,9 +46,11 @@ impl Granted {
         (BUF_ALLOC, self.forwarded)
     }
 
-    /// Whether the guest sees less than half of the buffer free, and there is more.
-    pub(super) fn update_due(&self) -> bool {
-        self.told.is_some_and(|told| told != self.forwarded) && self.window() < BUF_ALLOC / 2
+    /// Whether the guest sees less than half of the buffer free, and there is more. Linux takes no more of the buffer than its own is long,
+    /// `guests_own` bytes, so half of that is enough.
+    pub(super) fn update_due(&self, guests_own: u32) -> bool {
+        let half = guests_own.min(BUF_ALLOC) / 2;
+        self.told.is_some_and(|told| told != self.forwarded && self.received.wrapping_sub(told) > half)
     }
 }
 
@@ -65,6 +67,11 @@ impl Peer {
     pub(super) fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.buf_alloc = buf_alloc;
         self.forwarded = fwd_cnt;
+    }
+
+    /// How long the guest says its buffer is, in bytes.
+    pub(super) fn buf_alloc(&self) -> u32 {
+        self.buf_alloc
     }
 
     /// How many bytes the guest says it has room for. It may promise what it has not: that is its own loss.

@@ -21,7 +21,10 @@ use std::{
             net::UnixStream,
         },
     },
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nix::{
@@ -184,17 +187,22 @@ fn open_again(file: &File) -> io::Result<File> {
 /// A descriptor in a device's epoll instance, for as long as this lives.
 ///
 /// Edge-triggered: an event says that it is worth trying again what would have blocked. So a descriptor that is ready, while
-/// the guest has no room or no wish, wakes nobody.
+/// the guest has no room or no wish, wakes nobody. Nor does a reader that makes room which nobody waits for: it does so with every read.
 #[derive(Debug)]
 pub(super) struct Watch {
     descriptor: Arc<Descriptor>,
     epoll: Arc<Epoll>,
+    token: u64,
+    /// What is always reported, besides errors.
+    interest: EpollFlags,
+    /// Whether room to write is reported, too.
+    room: AtomicBool,
     /// Files that are always ready cannot be watched.
     watched: bool,
 }
 
 impl Watch {
-    /// Reports `interest` under `token`.
+    /// Reports `interest` under `token`, and room to write [when it is wanted](Self::want_room).
     pub(super) fn new(
         descriptor: Descriptor,
         epoll: &Arc<Epoll>,
@@ -207,7 +215,18 @@ impl Watch {
             Err(Errno::EPERM) => false,
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { descriptor: Arc::new(descriptor), epoll: Arc::clone(epoll), watched })
+        let (descriptor, epoll) = (Arc::new(descriptor), Arc::clone(epoll));
+        Ok(Self { descriptor, epoll, token, interest, room: AtomicBool::new(false), watched })
+    }
+
+    /// Has room to write reported, also if it is there by now, or no longer.
+    pub(super) fn want_room(&self, wanted: bool) {
+        if self.watched && self.room.swap(wanted, Ordering::Relaxed) != wanted {
+            let room = if wanted { EpollFlags::EPOLLOUT } else { EpollFlags::empty() };
+            let mut event = EpollEvent::new(self.interest | room | EpollFlags::EPOLLET, self.token);
+            // Cannot fail for what was added.
+            let _ = self.epoll.modify(&*self.descriptor, &mut event);
+        }
     }
 
     pub(super) fn descriptor(&self) -> &Arc<Descriptor> {

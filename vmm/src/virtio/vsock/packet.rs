@@ -113,7 +113,7 @@ impl Wire<'_> {
 }
 
 /// What names a connection: the ports of its ends. The two context identifiers are always the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
     pub(super) guest_port: u32,
     pub(super) host_port: u32,

@@ -8,7 +8,7 @@ use crate::virtio::{Chain, DeviceError, QueueError, VirtQueue, queue::transfer::
 
 /// How much a connection may send in one turn, in bytes: one read of the host's descriptor.
 const TURN_BYTES: usize = 128 << 10;
-/// How many buffers of the guest's that takes at most. Linux posts buffers of 4 KiB, headers included.
+/// How many buffers of the guest's that takes at most: Linux posts none of less than 4 KiB, headers included.
 pub(super) const TURN_CHAINS: usize = 33;
 /// The longest payload of a packet, in bytes: what Linux itself sends.
 const MAX_PAYLOAD: usize = 64 << 10;
@@ -57,7 +57,9 @@ impl Vsock {
         } else {
             // What a turn sends at most fits; the guest's word is only ever a smaller bound.
             let limit = usize::try_from(connection.may_read()).unwrap_or(TURN_BYTES).min(TURN_BYTES);
-            let taken = take_buffers(rx, &mut self.rx_chains, limit, vector)?;
+            // A stream that brings a few bytes at a time costs one buffer's checks, not those of all.
+            let chains = if connection.flows { TURN_CHAINS } else { 1 };
+            let taken = take_buffers(rx, &mut self.rx_chains[..chains], limit, vector)?;
             if taken == 0 && limit > 0 {
                 return Ok(false);
             }

@@ -3,7 +3,7 @@
 //! Bounded: connections by [`MAX_CONNECTIONS`], the list of those with something to send by the connections, resets by what
 //! the device stops taking packets at ([`resets_full`](Table::resets_full)).
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 
 use super::{
     connection::{Connection, Verdict},
@@ -19,7 +19,8 @@ pub(super) const MAX_RESETS: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    connections: HashMap<Key, Connection>,
+    /// Ordered: a guest that picks its ports cannot slow it down, and there are few.
+    connections: BTreeMap<Key, Connection>,
     /// Each of them at most once; takes turns.
     ready: VecDeque<Key>,
     resets: VecDeque<Header>,
@@ -37,7 +38,7 @@ impl Table {
     }
 
     pub(super) fn insert(&mut self, key: Key, connection: Connection) {
-        if let hash_map::Entry::Vacant(slot) = self.connections.entry(key) {
+        if let btree_map::Entry::Vacant(slot) = self.connections.entry(key) {
             slot.insert(connection);
             self.settle(key, Verdict::Keep);
         }
@@ -75,7 +76,7 @@ impl Table {
     pub(super) fn clear(&mut self) {
         self.ready.clear();
         self.resets.clear();
-        for (_, connection) in self.connections.drain() {
+        for connection in std::mem::take(&mut self.connections).into_values() {
             connection.leave(&self.pump);
         }
     }

@@ -27,6 +27,8 @@ impl MapFile for Mapper {
 /// A program header: type, flags, offset, address, bytes in the file, bytes in memory.
 struct Segment(u32, u32, u64, u64, u64, u64);
 
+const PROCESSORS: Processors = Processors { vcpus: 1, irq_lines: 6 };
+
 const fn load(flags: u32, offset: u64, address: u64, len: u64, room: u64) -> Segment {
     Segment(1, flags, offset, address, len, room)
 }
@@ -61,7 +63,8 @@ fn refused(segments: &[Segment], entry: u64) -> String {
 fn loaded(mapper: &Mapper, segments: &[Segment]) -> Memory {
     let memory: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
     let mut file = kernel(segments, TEXT, 0x20_2000);
-    let entry = super::load(&memory, mapper, &mut file, Path::new("k"), b"initrd", "a=b", 1).unwrap();
+    let entry =
+        super::load(&memory, mapper, &mut file, Path::new("k"), b"initrd", "a=b", PROCESSORS).unwrap();
     assert_eq!(entry, GuestAddress(TEXT));
     memory
 }
@@ -80,7 +83,7 @@ fn maps_text_and_copies_what_every_boot_uses() {
     let segments =
         [load(5, 0x1000, start, text + 0x2010, text + 0x2010), load(6, 0x20_9000, data, 0x1001, 0x9000)];
     let mut file = kernel(&segments, start, 0x20_b000);
-    super::load(&memory, &mapper, &mut file, Path::new("k"), b"i", "", 1).unwrap();
+    super::load(&memory, &mapper, &mut file, Path::new("k"), b"i", "", PROCESSORS).unwrap();
     assert_eq!(*mapper.mapped.borrow(), [(0x2000, HOT_END, HUGE_PAGE)]);
     let bytes = [start, HOT_END - 1].map(|address| byte(&memory, address));
     assert_eq!(bytes, [0x10, 0x1f], "what every boot runs is copied");
@@ -124,7 +127,8 @@ fn a_kernel_too_large_for_the_memory_does_not_fit() {
     let end = RAM as u64;
     for room in [end - TEXT + 1, 1 << 40] {
         let mut file = kernel(&[load(6, 0x1000, TEXT, 0x1000, room)], TEXT, 0x4000);
-        let result = super::load(&memory, &Mapper::default(), &mut file, Path::new("k"), b"i", "", 1);
+        let result =
+            super::load(&memory, &Mapper::default(), &mut file, Path::new("k"), b"i", "", PROCESSORS);
         assert!(matches!(result, Err(Error::DoesNotFit)), "{room:#x}: {result:?}");
     }
 }

@@ -42,14 +42,24 @@ fn no_more_leaves_than_came() {
 #[test]
 fn an_update_is_due_when_half_of_the_buffer_is_hidden() {
     let mut granted = Granted::default();
-    assert!(!granted.update_due());
+    assert!(!granted.update_due(BUF_ALLOC));
     granted.tell();
-    assert!(granted.take(BUF_ALLOC / 2) && !granted.update_due());
+    assert!(granted.take(BUF_ALLOC / 2) && !granted.update_due(BUF_ALLOC));
     granted.forward(1);
-    assert!(!granted.update_due(), "half is still open");
-    assert!(granted.take(1) && granted.update_due());
+    assert!(!granted.update_due(BUF_ALLOC), "half is still open");
+    assert!(granted.take(1) && granted.update_due(BUF_ALLOC));
     granted.tell();
-    assert!(!granted.update_due(), "all there is to say was said");
+    assert!(!granted.update_due(BUF_ALLOC), "all there is to say was said");
+}
+
+#[test]
+fn an_update_comes_in_time_for_a_guest_with_a_small_buffer() {
+    let mut granted = Granted::default();
+    granted.tell();
+    assert!(granted.take(1000));
+    granted.forward(1000);
+    assert!(granted.update_due(1000) && !granted.update_due(2000));
+    assert!(granted.update_due(0), "one that says nothing of use is told all");
 }
 
 #[test]
