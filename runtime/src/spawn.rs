@@ -142,11 +142,21 @@ pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<
     let arguments = arguments.map_err(|error| host("start the sandbox process")(error.into()))?;
     let pointers: Vec<_> =
         arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+    // A child in another cgroup would be let run first, and its caller has to ask for its limits before: it takes a grace period of the
+    // host's until they are in force.
+    let hurries = policy() == libc::SCHED_OTHER;
+    if hurries {
+        set_policy(libc::SCHED_BATCH);
+    }
     let pid = match fork(libc::CLONE_NEWPID, inheritance.cgroup.as_ref()) {
         // No privilege for it, none are left, or there is no such thing.
         Err(Errno::EPERM | Errno::ENOSPC | Errno::EINVAL | Errno::ENOSYS) => fork(0, None),
         result => result,
     };
+    // In both.
+    if hurries {
+        set_policy(libc::SCHED_OTHER);
+    }
     let pid = pid.map_err(errno("start the sandbox process"))?;
     if pid == 0 {
         become_sandbox(&pointers, &places, first_free, folder, inheritance.network.as_ref());
@@ -162,6 +172,19 @@ fn move_up(fd: &OwnedFd) -> Result<OwnedFd, Error> {
         .map_err(errno("duplicate a descriptor"))?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+}
+
+/// This process's scheduling policy.
+fn policy() -> libc::c_int {
+    // SAFETY: asks about this process; touches no memory.
+    unsafe { libc::sched_getscheduler(0) }
+}
+
+/// Sets it. That cannot fail between the two policies without privileges, and nothing is lost if it does.
+fn set_policy(policy: libc::c_int) {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the structure is read, and lives until then. It is a system call only, as is allowed after a fork.
+    unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }
 
 /// Makes a child that goes on here, as `fork` does, in new namespaces, and in a cgroup where the kernel lets it (Linux 5.7, cgroups v2);

@@ -15,6 +15,11 @@ core::arch::global_asm!(
     "function memcpy",
     "mov rax, rdi",
     "mov rcx, rdx",
+    // Words, and what is left of the last one: where strings are not moved by microcode, each step is one instruction.
+    "shr rcx, 3",
+    "rep movsq",
+    "mov ecx, edx",
+    "and ecx, 7",
     "rep movsb",
     "ret",
     // void *memmove(void *to, const void *from, size_t count)

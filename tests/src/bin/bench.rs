@@ -22,7 +22,7 @@ const GATE: [&str; 5] = [
     "boot --runs 5 --warm-up 1 --cpus 1,2,8",
     "boot --runs 3 --warm-up 1 --memory 4g",
     "memory --vms 1,5",
-    "io --runs 1 --size 16m --samples 500 --folders 10",
+    "io --runs 3 --size 16m --samples 500 --folders 10",
     "container --runs 5",
 ];
 
