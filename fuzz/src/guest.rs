@@ -136,7 +136,8 @@ impl Guest {
             }
         };
         let line = EventFd::new(nix::libc::EFD_NONBLOCK).unwrap();
-        let window = MmioDevice::new(device, memory.clone(), Box::new(line.try_clone().unwrap()), 0x600).unwrap();
+        let window =
+            MmioDevice::new(device, memory.clone(), Box::new(line.try_clone().unwrap()), 0x600).unwrap();
         Self { kind, memory, window, line, hosts, disk, available: [0; 3], shares }
     }
 

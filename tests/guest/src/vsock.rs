@@ -66,7 +66,7 @@ impl Socket {
     /// The machine's socket device, started, without a buffer to receive in.
     pub fn start(machine: &Machine) -> Self {
         let device = Device::find(machine, VSOCK);
-        let (rx, tx, events) = (Ring::new(0, 16), Ring::new(1, 64), Ring::new(2, 8));
+        let (rx, tx, events) = (Ring::new(0, 64), Ring::new(1, 64), Ring::new(2, 8));
         device.start(&[&rx, &tx, &events]);
         Self { device, rx, tx, seen: 0 }
     }

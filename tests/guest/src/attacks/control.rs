@@ -14,7 +14,7 @@ const GOOD_HELLO: &[u8] = &[mote_protocol::VERSION as u8, 0, 1, 2];
 
 fn connect(machine: &Machine) -> Socket {
     let mut socket = Socket::start(machine);
-    socket.give_buffers(16);
+    socket.give_buffers(32);
     socket.send(&Packet::new(REQUEST), 0);
     assert_eq!(socket.receive(), Some(RESPONSE), "the control port answers");
     socket

@@ -137,7 +137,7 @@ pub fn sockets(machine: &Machine) {
 pub fn overlapping(machine: &Machine) {
     let device = Device::find(machine, VSOCK);
     for shift in [0, 16, 0x1000, 0x2000] {
-        let (first, events) = (Ring::new(0, 16), Ring::new(2, 8));
+        let (first, events) = (Ring::new(0, 64), Ring::new(2, 8));
         let second = Ring {
             descriptors: first.descriptors + shift,
             available: first.available + shift,

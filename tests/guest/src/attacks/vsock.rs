@@ -11,7 +11,7 @@ use crate::{
 /// A device that has buffers, and is connected to the control port: that works once a machine.
 fn connect(machine: &Machine) -> Socket {
     let mut socket = Socket::start(machine);
-    socket.give_buffers(16);
+    socket.give_buffers(32);
     socket.send(&Packet::new(REQUEST), 0);
     assert_eq!(socket.receive(), Some(RESPONSE), "the control port answers");
     socket
@@ -93,7 +93,7 @@ pub fn credit(machine: &Machine) {
 
 /// Connects without end: to ports that nobody listens at, with and without buffers for the answers.
 pub fn storm(machine: &Machine) {
-    for buffers in [0, 1, 16] {
+    for buffers in [0, 1, 32] {
         let mut socket = Socket::start(machine);
         socket.give_buffers(buffers);
         let mut taken = 0;

@@ -55,10 +55,10 @@ const F_STREAM: u64 = 1 << 0;
 const RX: usize = 0;
 const TX: usize = 1;
 
-/// Receive, transmit, event (5.10.2). Our kernel fills the first with buffers of 16 KiB (`kernel/patches/vsock.patch`), others with some of
-/// 4 KiB: more of them would let a few percent more come in, and cost each machine memory. The event queue is only for guests that move
+/// Receive, transmit, event (5.10.2). Our kernel puts 16 buffers of 16 KiB into the first (`kernel/patches/vsock.patch`), others fill it with
+/// some of 4 KiB, and touch every one of them: four times as many would let 4 % more come in. The event queue is only for guests that move
 /// from host to host.
-const QUEUE_SIZES: [u16; 3] = [16, 256, 16];
+const QUEUE_SIZES: [u16; 3] = [64, 256, 16];
 
 /// The lowest context identifier that a guest can have (5.10.4).
 const FIRST_GUEST_CID: u32 = 3;
