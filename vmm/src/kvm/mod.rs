@@ -88,9 +88,10 @@ impl Hypervisor for Kvm {
         let irq_lines = layout::irq_lines(config.devices.len()).ok_or_else(|| {
             Error::Kvm("give each device an interrupt line", std::io::Error::other("all are in use"))
         })?;
-        let io_apic = Arc::new(IoApic::new(irq_lines));
 
         let ram = GuestRam::new(config.memory)?;
+        // It will hold the VM, which must go before the memory, whatever fails.
+        let io_apic = Arc::new(IoApic::new(irq_lines));
         config.milestones.reached(Milestone::MemoryReady);
         let (kernel, path) = (&mut config.kernel, &config.kernel_path);
         let processors = arch::Processors { vcpus: config.vcpus, irq_lines };
