@@ -15,7 +15,8 @@
 //!
 //! ```text
 //! Config, Hypervisor, Vm, Exit         hypervisor.rs, exit.rs
-//!   kvm/   vCPU threads, memory, the device loop       qemu/  a QEMU child, our devices over vhost-user
+//!   kvm/   vCPU threads, memory, the device loop,      qemu/  a QEMU child, our devices over vhost-user
+//!          the I/O APIC
 //!   virtio/  Device, queues; mmio and vhost-user transports; vsock, block
 //!   seccomp/  the system calls that each kind of thread may make
 //!   arch/  CPU state, page tables, tables for the kernel     console.rs  the 16550's sending half, the kernel log

@@ -3,24 +3,18 @@
 //! vCPU threads read and write registers, the device loop works on the queues; both hold the device's lock while they
 //! do. Only the interrupt status is outside of it.
 //!
-//! An interrupt is an edge, raised for every one, whether or not the driver has acknowledged the last: a driver that knows our vendor,
-//! as our kernel's does (`kernel/patches/virtio-interrupts.patch`), saves the two register accesses that it takes to read and to
-//! acknowledge the status, unless it finds nothing in its queues.
-//!
 //! What the driver may write depends on how far it came: queue registers only before `DRIVER_OK`, features only before
 //! `FEATURES_OK`. Anything else is ignored, so no state of a running device ever changes under it.
 
-use std::{
-    io,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+mod interrupt;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use self::interrupt::Line;
+use self::interrupt::{CONFIG_CHANGE, Interrupt, USED_RING};
 use super::{Device, VirtQueue, Wake, complaints::Complaints};
 use crate::Memory;
 
@@ -69,10 +63,6 @@ mod status {
     pub(super) const FAILED: u32 = 128;
 }
 
-/// Interrupt status bits (4.2.2).
-const USED_RING: u32 = 1;
-const CONFIG_CHANGE: u32 = 2;
-
 /// Feature bits of the transport (6).
 const RING_INDIRECT_DESC: u64 = 1 << 28;
 const RING_EVENT_IDX: u64 = 1 << 29;
@@ -90,35 +80,6 @@ pub struct MmioDevice {
     interrupt: Interrupt,
     /// Who does the work that a register access gives rise to, if not the accessing thread itself.
     deferred: OnceLock<EventFd>,
-}
-
-/// What leads from a device to its guest's interrupt controller.
-pub trait Line: Send + Sync {
-    /// Interrupts the guest, once.
-    ///
-    /// # Errors
-    /// Those of the host's kernel.
-    fn raise(&self) -> io::Result<()>;
-}
-
-impl Line for EventFd {
-    fn raise(&self) -> io::Result<()> {
-        self.write(1)
-    }
-}
-
-struct Interrupt {
-    status: AtomicU32,
-    line: Box<dyn Line>,
-}
-
-impl Interrupt {
-    fn raise(&self, bit: u32) {
-        self.status.fetch_or(bit, Ordering::SeqCst);
-        if let Err(error) = self.line.raise() {
-            tracing::error!(%error, "interrupt line cannot be raised");
-        }
-    }
 }
 
 struct Inner {
@@ -159,7 +120,7 @@ impl MmioDevice {
                 driver_features: 0,
                 complaints: Complaints::default(),
             }),
-            interrupt: Interrupt { status: AtomicU32::new(0), line },
+            interrupt: Interrupt::new(line),
             deferred: OnceLock::new(),
         }))
     }
@@ -173,7 +134,7 @@ impl MmioDevice {
         data.fill(0);
         if data.len() == 4 {
             let value = match offset {
-                register::INTERRUPT_STATUS => self.interrupt.status.load(Ordering::SeqCst),
+                register::INTERRUPT_STATUS => self.interrupt.status(),
                 _ => self.inner().read_register(offset),
             };
             data.copy_from_slice(&value.to_le_bytes());
@@ -186,7 +147,7 @@ impl MmioDevice {
         let value = u32::from_le_bytes(bytes);
         match offset {
             register::INTERRUPT_ACK => {
-                self.interrupt.status.fetch_and(!value, Ordering::SeqCst);
+                self.interrupt.acknowledge(value);
             }
             // Reaches us only where no ioeventfd is bound to it.
             register::QUEUE_NOTIFY => {
@@ -197,7 +158,7 @@ impl MmioDevice {
             register::STATUS => {
                 let mut inner = self.inner();
                 if inner.write_status(value) {
-                    self.interrupt.status.store(0, Ordering::SeqCst);
+                    self.interrupt.reset();
                 }
                 // What the driver put into the queues before it said that it is ready has not been looked at. A device with a
                 // thread of its own is told: its driver notifies it of everything (3.1.1).

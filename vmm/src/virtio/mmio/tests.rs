@@ -1,5 +1,7 @@
 //! The transport against drivers that follow the rules, and against those that do not.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use proptest::prelude::*;
 use vm_memory::GuestAddress;
 
