@@ -73,7 +73,8 @@ const DEVICE: &[Allowed] = &[
     allow(libc::SYS_read),       // event descriptors
     allow(libc::SYS_readv),      // a stream, from a pipe, a terminal or a file
     allow(libc::SYS_recvmsg),    // a stream, from a socket
-    allow(libc::SYS_sendmsg),    // a stream, to a socket
+    allow(libc::SYS_sendmmsg),   // a stream, to a socket, 32 KiB at a time
+    allow(libc::SYS_sendmsg),    // and what is less
     allow(libc::SYS_shutdown),   // a stream's direction ends
     allow(libc::SYS_writev),     // a stream, to a pipe, a terminal or a file
 ];
@@ -171,7 +172,8 @@ pub static PUMP: Kind = Kind {
             allow(libc::SYS_poll),     // wait until something can be passed on
             allow(libc::SYS_read),     // from what cannot be read without blocking; event descriptors
             allow(libc::SYS_recvfrom), // from the device
-            allow(libc::SYS_sendmsg),  // to a socket, what a connection left behind
+            allow(libc::SYS_sendmmsg), // to a socket, what a connection left behind
+            allow(libc::SYS_sendmsg),  // and what is less than 32 KiB of it
             allow(libc::SYS_sendto),   // to the device
             allow(libc::SYS_shutdown), // the end of a stream
             allow(libc::SYS_writev),   // to anything else, what a connection left behind

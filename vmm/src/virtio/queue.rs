@@ -4,13 +4,15 @@
 //! readable part comes before the writable part (VIRTIO 1.2, 2.7.4.2), every byte lies in guest memory, the chain
 //! ends. Devices touch nothing before that.
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT, desc::split::Descriptor};
+use std::num::Wrapping;
+
+use virtio_queue::{Queue, QueueOwnedT, desc::split::Descriptor};
 use vm_memory::{Address, GuestAddress, VolatileSlice};
 
 use crate::Memory;
 
+mod ring;
 pub(super) mod transfer;
-mod walk;
 
 use transfer::Vector;
 
@@ -20,8 +22,8 @@ pub enum Error {
     /// The rings themselves cannot be used.
     #[error("ring is not usable")]
     Ring(#[source] virtio_queue::Error),
-    /// The available ring does not lie in guest memory as a whole.
-    #[error("available ring reaches outside of guest memory")]
+    /// One of the rings does not lie in guest memory as a whole.
+    #[error("ring reaches outside of guest memory")]
     NoRing,
     /// A chain has a cycle, is longer than the queue, or has an index out of range or an indirect table where none may be.
     #[error("descriptor chain {0} does not end")]
@@ -91,7 +93,7 @@ impl Segments {
             let len = (part.len - skip).min(left);
             // Both cannot fail: the whole part was found in one region when the chain was taken, and regions never go.
             if let Some(address) = part.address.checked_add(skip as u64)
-                && let Some(slice) = walk::slice(memory, address, len)
+                && let Some(slice) = ring::slice(memory, address, len)
             {
                 visit(slice);
             }
@@ -163,13 +165,14 @@ impl Chain {
 pub struct VirtQueue<'a> {
     queue: &'a mut Queue,
     memory: &'a Memory,
-    used: bool,
+    /// How many chains were given back.
+    used: Wrapping<u16>,
 }
 
 impl<'a> VirtQueue<'a> {
     /// Lets a device work on `queue`.
     pub fn new(queue: &'a mut Queue, memory: &'a Memory) -> Self {
-        Self { queue, memory, used: false }
+        Self { queue, memory, used: Wrapping(0) }
     }
 
     /// The memory that chains of this queue lie in.
@@ -183,11 +186,11 @@ impl<'a> VirtQueue<'a> {
     /// # Errors
     /// The driver broke the rules; the queue must not be used again before a reset.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, Error> {
-        let Some(head) = walk::next_head(self.queue, self.memory)? else { return Ok(false) };
+        let Some(head) = ring::next_head(self.queue, self.memory)? else { return Ok(false) };
         chain.readable.clear();
         chain.writable.clear();
         chain.head = head;
-        walk::chain(self.queue, self.memory, head, |descriptor| {
+        ring::chain(self.queue, self.memory, head, |descriptor| {
             push_checked(chain, descriptor, self.memory)
         })?;
         Ok(true)
@@ -205,8 +208,8 @@ impl<'a> VirtQueue<'a> {
     /// The used ring cannot be written.
     pub fn push_used(&mut self, chain: &Chain, written: usize) -> Result<(), Error> {
         let written = u32::try_from(written).unwrap_or(u32::MAX);
-        self.queue.add_used(self.memory, chain.head, written).map_err(Error::Ring)?;
-        self.used = true;
+        ring::give_back(self.queue, self.memory, chain.head, written)?;
+        self.used += 1;
         Ok(())
     }
 
@@ -215,7 +218,7 @@ impl<'a> VirtQueue<'a> {
     /// # Errors
     /// The rings cannot be accessed.
     pub fn enable_notification(&mut self) -> Result<bool, Error> {
-        self.queue.enable_notification(self.memory).map_err(Error::Ring)
+        ring::ask_to_be_told(self.queue, self.memory)
     }
 
     /// Tells the driver that it need not notify.
@@ -223,7 +226,7 @@ impl<'a> VirtQueue<'a> {
     /// # Errors
     /// The rings cannot be accessed.
     pub fn disable_notification(&mut self) -> Result<(), Error> {
-        self.queue.disable_notification(self.memory).map_err(Error::Ring)
+        ring::ask_not_to_be_told(self.queue, self.memory)
     }
 
     /// Whether the driver wants an interrupt for what was given back since this view was made.
@@ -231,8 +234,8 @@ impl<'a> VirtQueue<'a> {
     /// # Errors
     /// The rings cannot be accessed.
     pub fn needs_interrupt(&mut self) -> Result<bool, Error> {
-        Ok(std::mem::take(&mut self.used)
-            && self.queue.needs_notification(self.memory).map_err(Error::Ring)?)
+        let used = std::mem::take(&mut self.used);
+        Ok(used != Wrapping(0) && ring::is_to_be_told(self.queue, self.memory, used)?)
     }
 }
 
@@ -241,7 +244,7 @@ fn push_checked(chain: &mut Chain, descriptor: Descriptor, memory: &Memory) -> R
     let out_of_memory = || Error::OutOfMemory { head: chain.head, address: address.raw_value(), len };
     let bytes = usize::try_from(len).map_err(|_| out_of_memory())?;
     // One region must hold the whole descriptor: `get_slice` refuses ends, holes and wrap-around.
-    walk::slice(memory, address, bytes).ok_or_else(out_of_memory)?;
+    ring::slice(memory, address, bytes).ok_or_else(out_of_memory)?;
     if descriptor.is_write_only() {
         chain.writable.push(address, bytes);
     } else if chain.writable.parts.is_empty() {

@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small numbers, in tests")]
 
 use proptest::prelude::*;
+use virtio_queue::QueueT;
 use vm_memory::{Bytes, GuestMemory};
 
 use super::*;
@@ -235,7 +236,7 @@ fn queues_that_are_not_there() {
         queue.try_set_used_ring_address(GuestAddress(address)).unwrap();
         let chain = pop(&mut queue, &memory).unwrap().unwrap();
         let mut queue = VirtQueue::new(&mut queue, &memory);
-        assert!(matches!(queue.push_used(&chain, 0), Err(Error::Ring(_))), "{address:#x}");
+        assert!(matches!(queue.push_used(&chain, 0), Err(Error::NoRing)), "{address:#x}");
         assert!(queue.enable_notification().is_err() && queue.disable_notification().is_err());
     }
 }
@@ -248,8 +249,25 @@ fn an_available_ring_that_ends_in_a_hole() {
     let mut queue = ring.queue();
     queue.try_set_avail_ring_address(GuestAddress(HOLE - 4)).unwrap();
     memory.write_obj(1_u16, GuestAddress(HOLE - 2)).unwrap();
-    assert!(VirtQueue::new(&mut queue, &memory).enable_notification().unwrap());
+    assert!(matches!(VirtQueue::new(&mut queue, &memory).enable_notification(), Err(Error::NoRing)));
     assert!(matches!(pop(&mut queue, &memory), Err(Error::NoRing)));
+}
+
+/// Without indices, a flag says it (2.7.6).
+#[test]
+fn a_driver_that_does_not_want_interrupts() {
+    let memory = memory();
+    let mut ring = Ring::new(&memory, RINGS, SIZE);
+    let mut queue = ring.queue();
+    for (flags, wanted) in [(0_u16, true), (1, false), (0, true)] {
+        memory.write_obj(flags, GuestAddress(queue.avail_ring())).unwrap();
+        ring.chain(&[(DATA, 1, 0)]);
+        let chain = pop(&mut queue, &memory).unwrap().unwrap();
+        let mut view = VirtQueue::new(&mut queue, &memory);
+        assert!(!view.needs_interrupt().unwrap(), "nothing was given back yet");
+        view.push_used(&chain, 0).unwrap();
+        assert_eq!(view.needs_interrupt().unwrap(), wanted);
+    }
 }
 
 #[test]
@@ -329,6 +347,47 @@ proptest! {
         }
         let _ = view.enable_notification();
         let _ = view.needs_interrupt();
+    }
+
+    /// Giving back, and who is told of what, is what `virtio-queue` makes of it, wherever the counters are.
+    #[test]
+    fn notifications_are_what_they_should_be(
+        (next_avail, next_used, available, wanted) in any::<(u16, u16, u16, u16)>(),
+        near in prop_oneof![Just(None), (0_u16..20).prop_map(Some)],
+        event_idx in any::<bool>(),
+        written in prop::collection::vec((0..SIZE, any::<u32>()), 0..12),
+    ) {
+        let wanted = near.map_or(wanted, |offset| next_used.wrapping_add(offset).wrapping_sub(4));
+        let mut outcomes = [(); 2].map(|()| {
+            let memory = memory();
+            let mut ring = Ring::new(&memory, RINGS, SIZE);
+            ring.set_available(available);
+            let mut queue = ring.queue();
+            queue.set_next_avail(next_avail);
+            queue.set_next_used(next_used);
+            queue.set_event_idx(event_idx);
+            memory.write_obj(wanted, GuestAddress(queue.avail_ring() + 4 + 2 * u64::from(SIZE))).unwrap();
+            (memory, queue)
+        });
+        let [(memory, ours), (other_memory, theirs)] = &mut outcomes;
+        let mut view = VirtQueue::new(ours, memory);
+        view.disable_notification().unwrap();
+        theirs.disable_notification(other_memory).unwrap();
+        for (head, len) in &written {
+            view.push_used(&Chain { head: *head, ..Chain::default() }, *len as usize).unwrap();
+            theirs.add_used(other_memory, *head, *len).unwrap();
+        }
+        prop_assert_eq!(view.enable_notification().unwrap(), theirs.enable_notification(other_memory).unwrap());
+        let expected = !written.is_empty() && theirs.needs_notification(other_memory).unwrap();
+        prop_assert_eq!(view.needs_interrupt().unwrap(), expected);
+        prop_assert!(!view.needs_interrupt().unwrap(), "once is enough");
+        prop_assert_eq!(ours.next_used(), theirs.next_used());
+        let bytes = |memory: &Memory| {
+            let mut bytes = vec![0; 0x1_0000];
+            memory.read_slice(&mut bytes, GuestAddress(RINGS)).unwrap();
+            bytes
+        };
+        prop_assert!(bytes(memory) == bytes(other_memory));
     }
 
     /// Reading and writing at any offset is what it would be if the pieces were one.

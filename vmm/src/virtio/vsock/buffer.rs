@@ -24,6 +24,9 @@ impl Buffer {
 
     /// Appends `len` bytes of `from`, from `offset` on.
     pub(super) fn append(&mut self, memory: &Memory, from: &Segments, offset: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
         let old = self.0.len();
         self.0.resize(old + len, 0);
         let (first, second) = self.0.as_mut_slices();

@@ -3,8 +3,10 @@
 //! Both ends count bytes modulo 2^32. Nothing that a guest puts into its counters makes any of this overflow: it can only
 //! take credit away from itself.
 
-/// How many bytes a guest may have in flight on one connection: sent by it, not yet taken by whoever reads the stream.
-pub(super) const BUF_ALLOC: u32 = 256 << 10;
+/// How many bytes a guest may have in flight on one connection: sent by it, not yet taken by whoever reads the stream. As much as our kernel
+/// has for a socket (`kernel/patches/vsock.patch`). There are as many connections as endpoints that wait for them, so a guest cannot
+/// multiply it.
+pub(super) const BUF_ALLOC: u32 = 1 << 20;
 
 /// What the guest may send to us.
 #[derive(Debug, Default)]
