@@ -35,6 +35,7 @@ pub mod container;
 mod control;
 mod error;
 mod frame;
+mod heap;
 mod identity;
 mod jail;
 mod lifeline;

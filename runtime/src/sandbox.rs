@@ -10,7 +10,6 @@
 mod boot;
 mod clients;
 mod events;
-mod heap;
 mod namespaces;
 mod oom;
 mod processes;
@@ -47,6 +46,7 @@ use self::{
 use crate::{
     Error,
     error::host,
+    heap,
     lifeline::{self, News, Order, Report},
     signals::Signals,
     spec::Terminal,

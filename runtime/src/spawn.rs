@@ -21,6 +21,7 @@ use nix::{
 use crate::{
     Error,
     error::{errno, host},
+    heap,
     sandbox::{CONTROL_FD, ENDED_FD, LIFELINE_FD},
 };
 
@@ -142,6 +143,8 @@ pub(crate) fn spawn(arguments: &[OsString], inheritance: Inheritance) -> Result<
     let arguments = arguments.map_err(|error| host("start the sandbox process")(error.into()))?;
     let pointers: Vec<_> =
         arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+    // What it took to get here is neither kept nor copied.
+    heap::trim();
     // A child in another cgroup would be let run first, and its caller has to ask for its limits before: it takes a grace period of the
     // host's until they are in force.
     let hurries = policy() == libc::SCHED_OTHER;

@@ -21,8 +21,8 @@ const LAB_MEMORY: u32 = 5120;
 const GATE: [&str; 5] = [
     "boot --runs 5 --warm-up 1 --cpus 1,2,8",
     "boot --runs 3 --warm-up 1 --memory 4g",
-    "memory --vms 1,5",
-    "io --runs 3 --size 16m --samples 500 --folders 10",
+    "memory --vms 5,25",
+    "io --runs 3 --samples 500 --folders 10",
     "container --runs 5",
 ];
 

@@ -1,6 +1,6 @@
-//! The sandbox process's own memory, of which there are as many as there are machines.
+//! The memory of processes of which there are as many as there are machines.
 //!
-//! **Callers:** the sandbox's main thread: at its start, and when everything is set up.
+//! **Callers:** who starts a sandbox process, before; its main thread, at its start, and when everything is set up.
 
 use nix::libc;
 
@@ -10,7 +10,8 @@ pub(super) fn share() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Gives back what only the start needed: filters on their way to the kernel, the order, what was read from files.
+/// Gives back what only the start needed: the command line's description, filters on their way to the kernel, the order, what was read
+/// from files.
 pub(super) fn trim() {
     // SAFETY: gives back what is free; may be called at any time.
     unsafe { libc::malloc_trim(0) };
