@@ -48,12 +48,9 @@ const SHIFT_MS: f64 = 2.0;
 
 /// A difference that is not one: less than it takes to notice, in the figure's unit.
 fn noise(figure: &Figure) -> f64 {
-    /// A huge page, which is in use or not as a whole.
-    const HUGE_PAGE: f64 = 2.0;
     match figure.unit {
         "ms" => 0.05,
         "KiB" => 16.0,
-        "MiB" if figure.value > 8.0 => HUGE_PAGE,
         "MiB" => 0.3,
         _ => 0.0,
     }
