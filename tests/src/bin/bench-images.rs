@@ -208,6 +208,8 @@ fn print(what: &str, value: f64, limit: f64, unit: &str) {
 
 /// Compares the two ways to start, in virtual time.
 fn starts() -> anyhow::Result<()> {
+    // A start waits for a tick of the host's, or does not: 4 ms, which of two ways to start gets them is chance.
+    run(Command::new("mount").args(["-o", "remount,favordynmods", "/sys/fs/cgroup"]))?;
     let root = Path::new("/tmp/root");
     fs::create_dir_all(root.join("bin"))?;
     fs::copy("/bin/busybox", root.join("bin/busybox"))?;
@@ -238,7 +240,7 @@ fn starts() -> anyhow::Result<()> {
         times.get(RUNS / 2).copied().context("nothing was measured")
     };
     let (file, name) = (median(&mut by_file)?, median(&mut by_name)?);
-    println!("a stored image, KVM in the lab, virtual time, median of {RUNS}:");
+    println!("a stored image, KVM in the lab without waiting for ticks, virtual time, median of {RUNS}:");
     println!("  mote run --rootfs IMAGE.erofs    {file:>8.2} ms");
     println!("  mote run IMAGE                   {name:>8.2} ms");
     print("  the difference", name - file, 1.0, "ms");
