@@ -5,14 +5,14 @@
 use nix::libc;
 
 /// Has all threads share one heap: each would get its own, with pages that nobody else uses. They allocate little, and seldom at once.
-pub(super) fn share() {
+pub(crate) fn share() {
     // SAFETY: sets a number in the allocator, before there is a second thread.
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Gives back what only the start needed: the command line's description, filters on their way to the kernel, the order, what was read
 /// from files.
-pub(super) fn trim() {
+pub(crate) fn trim() {
     // SAFETY: gives back what is free; may be called at any time.
     unsafe { libc::malloc_trim(0) };
 }

@@ -51,7 +51,7 @@ pub(super) struct Step {
     pub(super) guest_ram: Amounts,
     /// What each of those since the step before took from the host, on average.
     pub(super) host_per_vm_bytes: u64,
-    /// What the last of them took.
+    /// What the last of them took: alone it says little, as a host takes huge pages in pairs, so it is not shown to people.
     pub(super) host_last_vm_bytes: u64,
 }
 
@@ -75,15 +75,8 @@ impl MemoryReport {
             let Amounts { rss, pss, shared, private } = *amounts;
             one.line([what.to_owned()].into_iter().chain([pss, rss, shared, private].map(mib)));
         }
-        let mut many = Table::new(&[
-            "machines",
-            "processes PSS",
-            "guest RAM PSS",
-            "shared",
-            "private",
-            "host, each",
-            "host, last one",
-        ]);
+        let mut many =
+            Table::new(&["machines", "processes PSS", "guest RAM PSS", "shared", "private", "host, each"]);
         for step in &self.steps {
             let sizes = [
                 step.processes.pss,
@@ -91,7 +84,6 @@ impl MemoryReport {
                 step.processes.shared + step.guest_ram.shared,
                 step.processes.private + step.guest_ram.private,
                 step.host_per_vm_bytes,
-                step.host_last_vm_bytes,
             ];
             many.line([step.vms.to_string()].into_iter().chain(sizes.map(mib)));
         }
